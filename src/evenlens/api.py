@@ -1,0 +1,97 @@
+"""The main job from Python: the same pieces as the command line, without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from evenlens import model_file, sweeps
+from evenlens import run as running
+from evenlens.config import make_config
+from evenlens.data.dataset import Splits
+from evenlens.errors import UserError
+from evenlens.method import Method
+from evenlens.run import Run
+
+
+def load(dataset: str, **settings: Any) -> Splits:
+    """Load a data set: decode its images once, and split it as its protocol says.
+
+    Args:
+        dataset: its name, as in `evenlens list datasets`.
+        **settings: settings of `data`, or options of this data set, such as `size=32` or `protocol="natural"`.
+
+    Returns:
+        The parts `train`, `tune`, `val` and `test`.
+
+    Raises:
+        UserError: an unknown name or setting, or files that are missing or cannot be read.
+    """
+    config = make_config(dataset, "", {f"data.{key}": value for key, value in settings.items()})
+    return running.load_data(config).splits
+
+
+def train(dataset: str, method: str, *, runs: Path | str = "runs", seed: int = 1, **settings: Any) -> Run:
+    """Train, select and test a method; give the run at once where it was made before.
+
+    Args:
+        dataset: name of the data set.
+        method: name of the method.
+        runs: folder for run folders.
+        seed: of weights, order and augmentation.
+        **settings: hyper-parameters of the method, and settings of the sections as dictionaries:
+            `train={"epochs": 20}, data={"size": 32}`.
+
+    Raises:
+        UserError: something given cannot be used, or the loss is no number any more.
+    """
+    flat: dict[str, Any] = {"seed": seed}
+    for key, value in settings.items():
+        if key in ("data", "net", "train"):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return running.train(make_config(dataset, method, flat), runs)
+
+
+def sweep(recipe: Path | str | dict[str, Any], *, runs: Path | str = "runs", jobs: int | None = None) -> list[Run]:
+    """Make all runs of a recipe that are not there yet. In a script, call it below `if __name__ == "__main__":`.
+
+    Args:
+        recipe: path of a TOML file, or its content.
+        runs: folder for run folders.
+        jobs: runs side by side; default: as many as cores, or one on a GPU.
+
+    Raises:
+        UserError: the recipe cannot be used, or a run failed (the others were made).
+    """
+    read = sweeps.expand(recipe) if isinstance(recipe, dict) else sweeps.read_recipe(Path(recipe))
+    outcome = sweeps.sweep(read.configs, Path(runs), jobs)
+    if outcome.failed:
+        name, why = next(iter(outcome.failed.items()))
+        raise UserError(f"{len(outcome.failed)} of {len(read.configs)} runs failed. {name}: {why}")
+    return [Run.open(folder) for folder in outcome.folders]
+
+
+def write_report(
+    runs: Iterable[Run | Path | str], out: Path | str, *, title: str = "evenlens report", baseline: str | None = None
+) -> Path:
+    """Write one self-contained HTML page about runs on the same data.
+
+    Args:
+        runs: complete runs or their folders.
+        out: the page's path.
+        title: its headline.
+        baseline: name of the method that the others are compared with.
+    """
+    from evenlens.report import page
+
+    opened = [item if isinstance(item, Run) else Run.open(item) for item in runs]
+    return page.write(opened, Path(out), title=title, baseline=baseline)
+
+
+def load_model(path: Path | str) -> Method:
+    """Load a trained method from a run's folder or its model.safetensors: images (B, 3, H, W) in [0, 1] to logits."""
+    path = Path(path)
+    return model_file.load_model(path / "model.safetensors" if path.is_dir() else path)

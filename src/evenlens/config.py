@@ -1,0 +1,199 @@
+"""What a run is made of: read from TOML and `key=value`, checked before any work, hashed to the run's id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evenlens.errors import UserError, unknown
+
+
+class Section(BaseModel):
+    """A group of settings that knows all its names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which images, what is predicted, whose treatment is measured. What is None is the data set's own default."""
+
+    root: Path | None = Field(None, description="folder that holds a folder for each data set; or $EVENLENS_DATA")
+    protocol: str | None = Field(None, description="named protocol: target, groups, injected bias and split")
+    target: str | None = Field(None, description="column to predict")
+    sensitive: tuple[str, ...] | None = Field(None, description="columns whose crossing makes the groups")
+    size: int | None = Field(None, ge=16, le=1024, description="height and width of the images in pixels")
+    augment: str | None = Field(None, description="none, flip, crop_flip or resized_crop_flip")
+    seed: int = Field(1, description="of the split and of injected bias; not of the training")
+    skip_unreadable: bool = Field(False, description="leave out images and names that cannot be read, and say so")
+    options: dict[str, Any] = Field({}, description="options of this data set alone")
+    fingerprint: str | None = Field(None, description="hash over pixels, labels and split; refuses other data")
+
+
+class Net(Section):
+    """The network. Image size and number of outputs follow from the data and the method."""
+
+    backbone: str = Field("small_cnn", description="small_cnn, or any timm name, such as resnet18")
+    pretrained: bool = Field(False, description="start from published weights (fetched or from timm's cache)")
+    stem: Literal["auto", "small", "standard"] = Field(
+        "auto", description="small: 3x3 first layer without pooling, which auto takes up to 48 px"
+    )
+
+
+class Train(Section):
+    """How it is trained, the same for every method."""
+
+    epochs: int = Field(10, ge=1, description="scored and saved after each")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="optimiser steps an epoch; default: one pass over the training images for every method"
+    )
+    batch_size: int = Field(128, ge=1, description="images a step")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd is with momentum 0.9")
+    learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
+    weight_decay: float = Field(1e-4, ge=0, description="as the optimiser defines it")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "cosine", description="step: a tenth after each third of the epochs"
+    )
+
+
+class RunConfig(Section):
+    """One run. `options` are the hyper-parameters of the method: its constructor's keyword arguments."""
+
+    dataset: str
+    method: str
+    seed: int = Field(1, ge=0, description="of weights, order and augmentation")
+    select: str = Field("unbiased_accuracy", description="which epoch is kept, by its score on the validation images")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto takes what is faster here")
+    options: dict[str, Any] = {}
+    data: Data = Data()
+    net: Net = Net()
+    train: Train = Train()
+
+    def identity(self) -> str:
+        """Hash what decides the numbers to 10 hex digits; where the images lie does not."""
+        content = self.model_dump(mode="json", exclude={"data": {"root"}})
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+SECTIONS: dict[str, type[Section]] = {"data": Data, "net": Net, "train": Train}
+SCALARS = ("seed", "select", "precision")
+
+
+def parse_value(text: str) -> Any:
+    """Read the right side of key=value: a TOML value, else a word; commas make a list of either."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return [parse_value(part) for part in text.split(",") if part] if "," in text else text
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Turn ["train.epochs=20", "weight=3"] into a dictionary by key."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{pair}' is no setting: write key=value, such as train.epochs=20.")
+        settings[key.strip()] = parse_value(value.strip())
+    return settings
+
+
+def make_config(dataset: str, method: str, settings: dict[str, Any] | None = None) -> RunConfig:
+    """Build a run's configuration from settings by key.
+
+    `data.*`, `net.*` and `train.*` go to their sections, `seed`, `select` and `precision` to the run; a `data.*`
+    key that no data set shares is an option of this one; all other keys are hyper-parameters of the method.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), or a value that is not allowed.
+    """
+    content: dict[str, Any] = {"dataset": dataset, "method": method, "options": {}, "data": {}, "net": {}, "train": {}}
+    for key, value in (settings or {}).items():
+        section, dot, name = key.partition(".")
+        if dot and section in SECTIONS:
+            if name in SECTIONS[section].model_fields:
+                content[section][name] = value
+            elif section == "data":
+                content["data"].setdefault("options", {})[name] = value
+            else:
+                raise unknown(f"setting of {section}", name, SECTIONS[section].model_fields)
+        elif dot:
+            raise unknown("section", section, SECTIONS)
+        elif key in SCALARS:
+            content[key] = value
+        else:
+            content["options"][key] = value
+    sensitive = content["data"].get("sensitive")
+    if isinstance(sensitive, str):
+        content["data"]["sensitive"] = [sensitive]
+    return read_config(content)
+
+
+def read_config(content: dict[str, Any]) -> RunConfig:
+    """Check a dictionary as it stands in a run's config.toml."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{place}={first.get('input')!r} is not allowed: {first['msg']}.") from None
+
+
+def to_toml(config: RunConfig) -> str:
+    """Write a configuration as TOML that `read_config` takes."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, naming file and place of a mistake."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+
+
+def signature_options(kind: str, owner: type, given: dict[str, Any], reserved: Iterable[str]) -> dict[str, Any]:
+    """Check hyper-parameters against a constructor and fill in its defaults.
+
+    Args:
+        kind: what a person calls the owner ("option of flac").
+        owner: a class whose keyword-only arguments are its options; each has a default.
+        given: options by name.
+        reserved: arguments that are not options.
+    """
+    import inspect
+
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(owner).parameters.items()
+        if name not in set(reserved) and parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name, value in given.items():
+        if name not in known:
+            raise unknown(kind, name, known)
+        if not _fits(value, known[name]):
+            raise UserError(
+                f"{kind.removeprefix('option of ')}: {name}={value!r} is not allowed; it must be "
+                f"{'true or false' if isinstance(known[name], bool) else f'like {known[name]!r}'}."
+            )
+    return {**known, **given}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Say whether a value is of the kind of a default."""
+    if default is None or isinstance(default, bool) or isinstance(value, bool):
+        return default is None or (isinstance(value, bool) and isinstance(default, bool))
+    if isinstance(default, int):
+        return isinstance(value, int)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return isinstance(value, list | tuple) if isinstance(default, tuple) else isinstance(value, type(default))

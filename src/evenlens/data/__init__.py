@@ -1,0 +1,1 @@
+"""What a data set is: images, labels, groups, splits, batches."""

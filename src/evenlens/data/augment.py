@@ -1,0 +1,82 @@
+"""Batches of images from the store, each augmented on its own, all at once, on the store's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evenlens.errors import unknown
+
+Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""(pixels (N, H, W, 3) uint8, rows (B,), generator on the CPU) -> (B, 3, H, W) uint8 or float in [0, 255]."""
+
+
+def _on(device: torch.device, *draws: Tensor) -> list[Tensor]:
+    return [draw.to(device, non_blocking=True) for draw in draws]
+
+
+def none(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Leave every image as it is."""
+    return pixels[rows].permute(0, 3, 1, 2)
+
+
+def flip(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror every other image, left to right."""
+    return _window(pixels, rows, generator, pad=0)
+
+
+def crop_flip(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Move every image by up to an eighth of its size, its edge mirrored outwards, and mirror every other one."""
+    return _window(pixels, rows, generator, pad=pixels.shape[1] // 8)
+
+
+def _window(pixels: Tensor, rows: Tensor, generator: torch.Generator, pad: int) -> Tensor:
+    """Pick pixels by index: cropping and mirroring cost one copy, and no image is touched twice."""
+    num, height, width = len(rows), pixels.shape[1], pixels.shape[2]
+    shift = torch.randint(-pad, pad + 1, (2, num, 1), generator=generator)
+    mirrored = torch.rand(num, 1, generator=generator) < 0.5
+    y = _reflect(torch.arange(height) + shift[0], height)
+    x = _reflect(torch.arange(width) + shift[1], width)
+    x = torch.where(mirrored, width - 1 - x, x)
+    rows, y, x = _on(pixels.device, rows, y, x)
+    place = (rows[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]
+    chosen = pixels.view(-1, 3).index_select(0, place.view(-1))
+    return chosen.view(num, height, width, 3).permute(0, 3, 1, 2)
+
+
+def _reflect(position: Tensor, length: int) -> Tensor:
+    return (length - 1) - ((length - 1) - position.abs()).abs()
+
+
+def resized_crop_flip(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut a part of 8 to 100 % of the area, 3:4 to 4:3, resize it to the whole, and mirror every other one.
+
+    The distribution of torchvision's RandomResizedCrop but for its ten tries: a part that would stick out is
+    cut to the image's edge.
+    """
+    num, height, width = len(rows), pixels.shape[1], pixels.shape[2]
+    area = torch.empty(num).uniform_(0.08, 1.0, generator=generator)
+    aspect = torch.empty(num).uniform_(-0.2877, 0.2877, generator=generator).exp()  # log of 4/3
+    tall, wide = (area / aspect).sqrt().clamp(max=1.0), (area * aspect).sqrt().clamp(max=1.0)
+    offset = torch.rand(2, num, generator=generator) * 2 - 1
+    sign = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(num, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2] = wide * sign, offset[0] * (1 - wide)
+    theta[:, 1, 1], theta[:, 1, 2] = tall, offset[1] * (1 - tall)
+    rows, theta = _on(pixels.device, rows, theta)
+    image = pixels[rows].permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(theta, [num, 3, height, width], align_corners=False)
+    return functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+
+AUGMENTS: dict[str, Augment] = {f.__name__: f for f in (none, flip, crop_flip, resized_crop_flip)}
+
+
+def get(name: str) -> Augment:
+    """Look an augmentation up by name; an unknown name is answered with the nearest known one."""
+    if name not in AUGMENTS:
+        raise unknown("augmentation", name, AUGMENTS)
+    return AUGMENTS[name]

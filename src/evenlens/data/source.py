@@ -1,0 +1,222 @@
+"""Where a data set comes from, and how one becomes the four parts that a run works on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from evenlens.config import Data, signature_options
+from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor
+from evenlens.data.images import ImageStore, Progress, open_files
+from evenlens.data.tables import PARTS, UNUSED, Column, Table, combine, split_fingerprint
+from evenlens.errors import UserError, unknown
+
+
+class Protocol(NamedTuple):
+    """A named way to pose the task: target, groups and split.
+
+    Attributes:
+        summary: one sentence for people.
+        target: column to predict.
+        sensitive: columns whose crossing makes the groups.
+        split: (table, label codes, group codes, seed) -> (N,) positions in `PARTS`, or -1 for a row not used; a
+            pure function of sorted names, columns and seed.
+        fixed: the split depends on target and groups, so that no others can be asked for.
+    """
+
+    summary: str
+    target: str
+    sensitive: tuple[str, ...]
+    split: Callable[[Table, np.ndarray, np.ndarray, int], np.ndarray]
+    fixed: bool = False
+
+
+class Source:
+    """A data set of the field. A subclass stands in its own file and says what is below; the name is the file's.
+
+    The keyword-only arguments of a subclass's constructor are the data set's options.
+    """
+
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    licence: ClassVar[str]
+    homepage: ClassVar[str]
+    caveat: ClassVar[str]  # what a reader of a result has to know about these labels
+    how_to_get: ClassVar[str] = ""  # what to fetch and where to put it
+    protocols: ClassVar[dict[str, Protocol]]  # the first is the default
+    size: ClassVar[int] = 64
+    augment: ClassVar[str] = "crop_flip"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+
+    def table(self, skip_unreadable: bool) -> Table:
+        """Read what is known about the images, sorted by name."""
+        raise NotImplementedError
+
+    def images(self, table: Table, size: int, progress: Progress | None) -> ImageStore:
+        """Open the images of all rows of the table at this size."""
+        return open_files([self.folder / name for name in table.names], size, type(self).__name__.lower(), progress)
+
+    def missing(self, wanted: str) -> UserError:
+        """Make the error for a file or folder that is not there."""
+        return UserError(
+            f"{self.title} is not at {self.folder} (looked for {wanted}). {self.how_to_get} "
+            "Say where data sets are with data.root=FOLDER or the variable EVENLENS_DATA."
+        )
+
+
+def data_root(root: Path | None) -> Path:
+    """Give the folder that holds a folder for each data set: as given, else `$EVENLENS_DATA`, else ~/data."""
+    return Path(root or os.environ.get("EVENLENS_DATA") or "~/data").expanduser()
+
+
+def make_source(name: str, kind: type[Source], data: Data) -> Source:
+    """Build a data set's source with its options checked."""
+    options = signature_options(f"setting of data or option of {name}", kind, data.options, ("folder",))
+    return kind(data_root(data.root) / name, **options)
+
+
+def resolve(name: str, kind: type[Source], data: Data) -> Data:
+    """Fill in the data set's own defaults, so that a configuration says all that decides the numbers."""
+    protocol_name = data.protocol or next(iter(kind.protocols))
+    if protocol_name not in kind.protocols:
+        raise unknown(f"protocol of {name}", protocol_name, kind.protocols)
+    protocol = kind.protocols[protocol_name]
+    target, sensitive = data.target or protocol.target, data.sensitive or protocol.sensitive
+    if target in sensitive:
+        raise UserError(f"data.target={target} is also in data.sensitive: a group cannot be its own label.")
+    posed = protocol.target if target == "group" else target  # a network that tells the groups apart, same images
+    if protocol.fixed and (posed, tuple(sensitive)) != (protocol.target, protocol.sensitive):
+        free = [other for other, candidate in kind.protocols.items() if not candidate.fixed]
+        raise UserError(
+            f"The protocol {protocol_name} of {name} is made for data.target={protocol.target} and "
+            f"data.sensitive={','.join(protocol.sensitive)}; for others choose data.protocol={' or '.join(free)}."
+        )
+    options = signature_options(f"setting of data or option of {name}", kind, data.options, ("folder",))
+    return data.model_copy(
+        update={
+            "protocol": protocol_name,
+            "target": target,
+            "sensitive": tuple(sensitive),
+            "size": data.size or kind.size,
+            "augment": data.augment or kind.augment,
+            "options": options,
+        }
+    )
+
+
+class Loaded(NamedTuple):
+    """A data set that is ready, and what was noticed on the way."""
+
+    splits: Splits
+    notes: list[str]
+
+
+def load(name: str, kind: type[Source], data: Data, progress: Progress | None = None) -> Loaded:
+    """Read, check, decode and split a data set.
+
+    Args:
+        name: the data set's name.
+        kind: its class.
+        data: settings, resolved or not.
+        progress: called with (images done, N) while images are decoded for the first time.
+
+    Raises:
+        UserError: files are missing or cannot be read, or the task is none (an empty part, a single class).
+    """
+    data = resolve(name, kind, data)
+    source = make_source(name, kind, data)
+    table = source.table(data.skip_unreadable)
+    protocol = kind.protocols[str(data.protocol)]
+    group = combine([table.column(column) for column in data.sensitive or ()])
+    label = group if data.target == "group" else table.column(str(data.target))
+    posed = table.column(protocol.target) if data.target == "group" else label
+    parts = protocol.split(table, posed.codes, group.codes, data.seed)
+    parts = np.where((label.codes < 0) | (group.codes < 0), UNUSED, parts)
+    store = source.images(table, int(data.size or kind.size), progress)
+    parts = _without_damaged(source, store, table, parts, data.skip_unreadable)
+    _check(name, parts, label, group)
+    task = Task(label.levels, group.levels, int(data.size or kind.size), str(data.target), tuple(data.sensitive or ()))
+    pixels = to_tensor(store.pixels)
+    made = {}
+    for number, part in enumerate(PARTS):
+        rows = np.flatnonzero(parts == number)
+        made[part] = FairDataset(
+            pixels,
+            to_tensor(rows),
+            to_tensor(label.codes[rows]),
+            to_tensor(group.codes[rows]),
+            [table.names[k] for k in rows.tolist()],
+            {column: values[rows] for column, values in table.columns.items()},
+            task,
+        )
+    if not len(made["tune"]):
+        made["tune"] = made["train"]
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(f"{store.fingerprint} {split_fingerprint(table.names, parts)}".encode())
+    digest.update(np.stack([label.codes, group.codes]).tobytes())
+    splits = Splits(**made, fingerprint=digest.hexdigest())
+    return Loaded(splits, source.notes + _warnings(splits))
+
+
+def _without_damaged(source: Source, store: ImageStore, table: Table, parts: np.ndarray, skip: bool) -> np.ndarray:
+    damaged = [row for row in store.damaged if parts[row] != UNUSED]
+    if not damaged:
+        return parts
+    listed = ", ".join(f"{table.names[row]} ({store.damaged[row]})" for row in damaged[:5])
+    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+    if not skip:
+        raise UserError(
+            f"{len(damaged)} of {len(table):,} images of {source.title} cannot be read: {listed}{more}. "
+            "Replace them, or leave them out with data.skip_unreadable=true."
+        )
+    source.notes.append(f"{len(damaged)} images that cannot be read were left out: {listed}{more}.")
+    parts = parts.copy()
+    parts[damaged] = UNUSED
+    return parts
+
+
+def _check(name: str, parts: np.ndarray, label: Column, group: Column) -> None:
+    for part in ("train", "val", "test"):
+        inside = parts == PARTS.index(part)
+        if not inside.any():
+            raise UserError(
+                f"The part '{part}' of {name} has no image: check data.protocol, data.target and data.sensitive."
+            )
+        classes, groups = np.unique(label.codes[inside]), np.unique(group.codes[inside])
+        if len(classes) < 2:
+            raise UserError(
+                f"All {inside.sum():,} images of the part '{part}' of {name} have the label "
+                f"'{label.levels[classes[0]]}': at least two classes are needed."
+            )
+        if len(groups) < 2:
+            raise UserError(
+                f"All {inside.sum():,} images of the part '{part}' of {name} are of the group "
+                f"'{group.levels[groups[0]]}': at least two groups are needed to compare them."
+            )
+
+
+def _warnings(splits: Splits) -> list[str]:
+    """Say which crossings of label and group are too small to conclude anything from."""
+    notes = []
+    for part in ("train", "val", "test"):
+        counts = getattr(splits, part).cell_counts()
+        small = [(int(counts[c, g]), c, g) for c, g in np.ndindex(*counts.shape) if counts[c, g] < 20]
+        if small:
+            task = splits.task
+            listed = ", ".join(f"{task.class_names[c]} / {task.group_names[g]}: {n}" for n, c, g in sorted(small)[:4])
+            notes.append(f"{part}: {len(small)} of {counts.numel()} cells have fewer than 20 images ({listed}).")
+    return notes
+
+
+def shares_of(counts: Sequence[int]) -> list[float]:
+    """Turn counts into shares of their sum."""
+    total = sum(counts)
+    return [count / total for count in counts]

@@ -1,0 +1,226 @@
+"""Method: the one abstraction. A way to train, repair or compress a classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evenlens.config import RunConfig, Train
+from evenlens.data.dataset import Batch, FairDataset, Task
+from evenlens.errors import UserError
+from evenlens.nets import Classifier, build
+
+Log = dict[str, float]
+Offer = Callable[[Log], None]
+"""Called by `fit` after each epoch with its means. The runner logs, saves, and if the method is complete, scores."""
+
+FINITE_CHECK = 100  # steps between two looks at the losses: each look waits for the device
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A trained network that a method starts from.
+
+    Attributes:
+        method: what has to have trained it, on the same data, seed and backbone.
+        target: what it predicts: the label, or the group.
+    """
+
+    method: str
+    target: str = "label"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where to look for a hyper-parameter: between `low` and `high`, evenly or by orders of magnitude."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class Diverged(UserError):
+    """The loss is no finite number any more."""
+
+
+class Method(nn.Module):
+    """A way to train, repair or compress a classifier.
+
+    The levels are nested, `fit > train_epoch > step > loss`: a subclass overrides the innermost one that says what
+    it does, and inherits the rest. With nothing overridden it minimises cross-entropy. Its constructor's keyword
+    arguments are its hyper-parameters; its state is its parameters and buffers, and is saved with it.
+
+    Attributes:
+        title: name and source, for tables.
+        stage: when it acts; for tables only.
+        needs_group: in which of "training", "tuning", "prediction" it must know the group.
+        requires: trained networks it is handed, frozen, by argument name.
+        search: where to look for better hyper-parameters, by argument name.
+        task: what is predicted, for whom.
+        config: the run's settings; a method reads `config.train` and `config.net` only.
+        net: the network that `forward` uses unless it is overridden.
+        epoch: how many epochs are done.
+    """
+
+    title: ClassVar[str]
+    stage: ClassVar[str] = "in"
+    needs_group: ClassVar[tuple[str, ...]] = ("training",)
+    requires: ClassVar[dict[str, Needs]] = {}
+    search: ClassVar[dict[str, Range]] = {}
+
+    epoch: Tensor
+
+    def __init__(self, task: Task, config: RunConfig) -> None:
+        super().__init__()
+        self.task = task
+        self.config = config
+        self.net = self.make_net()
+        self.optimisers: list[torch.optim.Optimizer] = []
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
+
+    def make_net(self) -> Classifier:
+        """Build the network; override it for other outputs than one logit a class."""
+        return build(self.config.net, self.task)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, C). This is what is deployed."""
+        return self.net(image)
+
+    # ---- the levels, outermost first
+
+    def prepare(self, train: FairDataset, tune: FairDataset) -> None:
+        """Look at the data once, before `fit`: set buffers, make optimisers. Here: one optimiser over `net`."""
+        self.add_optimiser(self.net.parameters())
+
+    def fit(self, train: FairDataset, tune: FairDataset, offer: Offer) -> None:
+        """Train. A run that was killed enters here again, with its state restored: start from `self.epoch`."""
+        while self.epoch < self.config.train.epochs:
+            log = self.train_epoch(train)
+            self.epoch += 1
+            offer(log)
+
+    def batches(self, train: FairDataset) -> Iterable[Batch]:
+        """Give what one pass sees. Only `step` looks into it, so it may be anything; here: all rows, shuffled."""
+        return train.batches()
+
+    def train_epoch(self, train: FairDataset) -> Log:
+        """Take one epoch's optimiser steps and give the means of what `step` returned.
+
+        An epoch has the same number of steps for every method, that of one pass over the training images, so that
+        methods which see fewer or more images a pass are compared at an equal budget.
+        """
+        self.train()
+        steps = self.epoch_steps(train)
+        history: list[dict[str, Tensor]] = []
+        for number, batch in enumerate(islice(self._endless(train), steps)):
+            self._set_learning_rate(float(self.epoch) + number / steps)
+            history.append(self.step(batch))
+            if (number + 1) % FINITE_CHECK == 0:
+                self._check_finite(history, number + 1 - FINITE_CHECK)
+        self._check_finite(history, 0)
+        return {name: torch.stack([entry[name] for entry in history]).mean().item() for name in history[0]}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one optimiser step; give what is to be logged, detached and left on its device."""
+        loss = self.loss(batch)
+        self.update(self.optimisers[0], loss)
+        return {"loss": loss.detach()}
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Give the loss of a batch; here: the mean cross-entropy."""
+        return functional.cross_entropy(self(batch.image), batch.label)
+
+    # ---- what the levels are made with
+
+    @property
+    def complete(self) -> bool:
+        """Whether it could be deployed as it is now; a pruner says no before it is sparse."""
+        return True
+
+    def add_optimiser(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float | None = None
+    ) -> torch.optim.Optimizer:
+        """Make an optimiser as the run's settings say; it follows the schedule and is saved with the run."""
+        optimiser = make_optimiser(self.config.train, parameters, learning_rate)
+        self.optimisers.append(optimiser)
+        return optimiser
+
+    def update(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Take one step of an optimiser down the gradient of a loss."""
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    def epoch_steps(self, train: FairDataset) -> int:
+        """Give how many optimiser steps an epoch has."""
+        return self.config.train.epoch_steps or math.ceil(len(train) / self.config.train.batch_size)
+
+    def train(self, mode: bool = True) -> Method:
+        """Switch to training; a part whose weights are all frozen stays as it is, its running statistics too."""
+        super().train(mode)
+        for module in self.modules():
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        return self
+
+    def _endless(self, train: FairDataset) -> Iterator[Batch]:
+        while True:
+            empty = True
+            for batch in self.batches(train):
+                empty = False
+                yield batch
+            if empty:
+                raise UserError(f"{type(self).__name__} has no training image to show: a class or group is empty.")
+
+    def _set_learning_rate(self, position: float) -> None:
+        factor = schedule_factor(self.config.train.schedule, position, self.config.train.epochs)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _check_finite(self, history: list[dict[str, Tensor]], start: int) -> None:
+        for name in history[0]:
+            finite = torch.isfinite(torch.stack([entry[name] for entry in history[start:]]))
+            if not finite.all():
+                number = start + int((~finite).nonzero()[0])
+                raise Diverged(
+                    f"The {name} is not a finite number at step {number + 1} of epoch {int(self.epoch) + 1}: "
+                    "a smaller train.learning_rate or precision=fp32 may help."
+                )
+
+
+def schedule_factor(schedule: str, position: float, epochs: int) -> float:
+    """Give the share of the learning rate at a time in epochs, in [0, epochs).
+
+    `cosine` falls from 1 to 0 along half a wave; `step` is a tenth from epoch floor(E/3) on, and a hundredth from
+    floor(2E/3).
+    """
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * position / epochs))
+    if schedule == "step":
+        passed = (position >= epochs // 3) + (position >= 2 * epochs // 3) if epochs >= 3 else 0
+        return 0.1**passed
+    return 1.0
+
+
+def make_optimiser(
+    train: Train, parameters: Iterable[nn.Parameter], learning_rate: float | None = None
+) -> torch.optim.Optimizer:
+    """Make the optimiser that the settings name."""
+    rate, decay = learning_rate or train.learning_rate, train.weight_decay
+    if train.optimizer == "sgd":
+        optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+    else:
+        kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+        optimiser = kind(parameters, rate, weight_decay=decay)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = rate
+    return optimiser

@@ -1,0 +1,56 @@
+"""One table of counts, from which every threshold metric is arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evenlens.errors import UserError
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def count(prediction: ArrayLike, label: ArrayLike, group: ArrayLike, num_classes: int, num_groups: int) -> Counts:
+    """Count the images of each group, label and prediction.
+
+    Tables of batches or processes add up to the table of all. A group without images keeps its place, with zeros.
+
+    Args:
+        prediction: (N,) predicted classes in [0, num_classes).
+        label: (N,) true classes in [0, num_classes).
+        group: (N,) sensitive groups in [0, num_groups).
+        num_classes: C, at least 2.
+        num_groups: G, at least 1.
+
+    Returns:
+        (G, C, C) int64 with axes (group, label, prediction).
+
+    Raises:
+        UserError: if lengths differ, or if something is no whole number or out of its range.
+    """
+    if num_classes < 2 or num_groups < 1:
+        raise UserError(f"Counting needs two classes and one group at least, not {num_classes} and {num_groups}.")
+    columns = [
+        _codes("prediction", prediction, num_classes),
+        _codes("label", label, num_classes),
+        _codes("group", group, num_groups),
+    ]
+    if len({len(column) for column in columns}) > 1:
+        lengths = ", ".join(str(len(column)) for column in columns)
+        raise UserError(f"prediction, label and group must be equally long; they have {lengths} rows.")
+    predicted, true, sensitive = columns
+    cell = (sensitive * num_classes + true) * num_classes + predicted
+    size = num_groups * num_classes * num_classes
+    return np.bincount(cell, minlength=size).astype(np.int64).reshape(num_groups, num_classes, num_classes)
+
+
+def _codes(name: str, values: ArrayLike, limit: int) -> Counts:
+    """Check that values are (N,) whole numbers in [0, limit); int64, as bytes would overflow in a cell's number."""
+    codes = np.asarray(values)
+    if codes.ndim != 1 or (codes.size and codes.dtype.kind not in "iub"):
+        raise UserError(f"{name} must be one row of whole numbers; it is {codes.dtype} of shape {codes.shape}.")
+    wrong = np.flatnonzero((codes < 0) | (codes >= limit))
+    if wrong.size:
+        raise UserError(f"{name} must lie between 0 and {limit - 1}; row {wrong[0]} has {codes[wrong[0]]}.")
+    return codes.astype(np.int64)

@@ -1,0 +1,99 @@
+"""From a number for each group to one number: how far apart the groups are, or how the worst one fares.
+
+A group without a single image does not exist in the data and is left out. A group that has images but no denominator
+for the rate makes the result undefined (NaN): it was not observed, which is not the same as equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenlens.metrics.counts import Counts, Floats
+from evenlens.metrics.rates import divide
+
+Mask = NDArray[np.bool_]
+Reduction = Callable[[Floats, Mask], Floats]
+
+
+def present(counts: Counts) -> Mask:
+    """Tell which groups have at least one image: counts (..., G, C, C) -> (..., G)."""
+    return counts.sum(axis=(-2, -1)) > 0
+
+
+def difference(rate: Floats, exists: Mask) -> Floats:
+    """Largest minus smallest rate.
+
+    Args:
+        rate: (..., G).
+        exists: which groups have images, broadcastable to (..., G).
+
+    Returns:
+        (...,) in [0, 1]; NaN with fewer than two groups or with an undefined rate.
+    """
+    with np.errstate(invalid="ignore"):
+        return _of_two_or_more(_highest(rate, exists) - _lowest(rate, exists), exists)
+
+
+def ratio(rate: Floats, exists: Mask) -> Floats:
+    """Smallest divided by largest rate; arguments and NaN as in `difference`, and NaN if all rates are 0."""
+    return _of_two_or_more(divide(_lowest(rate, exists), _highest(rate, exists)), exists)
+
+
+def standard_deviation(rate: Floats, exists: Mask) -> Floats:
+    """Standard deviation of the rates (over G, not G - 1); arguments and NaN as in `difference`."""
+    number = exists.sum(axis=-1)
+    mean = divide(np.where(exists, rate, 0).sum(axis=-1), number)
+    square = np.where(exists, (rate - mean[..., None]) ** 2, 0).sum(axis=-1)
+    return _of_two_or_more(np.sqrt(divide(square, number)), exists)
+
+
+def worst(rate: Floats, exists: Mask, higher_is_better: bool = True) -> Floats:
+    """Rate of the group that fares worst; NaN without any group or with an undefined rate.
+
+    Args:
+        rate: (..., G).
+        exists: which groups have images, broadcastable to (..., G).
+        higher_is_better: whether the worst rate is the lowest or the highest.
+
+    Returns:
+        (...,) in [0, 1].
+    """
+    value = _lowest(rate, exists) if higher_is_better else _highest(rate, exists)
+    return np.where(exists.any(axis=-1), value, np.nan)
+
+
+def over_groups(reduction: Reduction, rate: Floats, counts: Counts) -> Floats:
+    """Reduce the group axis of a rate of these counts.
+
+    Args:
+        reduction: one of this module's.
+        rate: (..., G), or (..., G, C) for a rate of each class against the rest.
+        counts: (..., G, C, C), which say what groups exist.
+
+    Returns:
+        (...,) or (..., C).
+    """
+    exists = present(counts)
+    if rate.ndim == counts.ndim - 1:
+        return reduction(np.swapaxes(rate, -1, -2), exists[..., None, :])
+    return reduction(rate, exists)
+
+
+def over_classes(value: Floats) -> Floats:
+    """Make one number of one for each class: of two the positive class's (1), of more the mean; (..., C) -> (...,)."""
+    return value[..., 1] if value.shape[-1] == 2 else value.mean(axis=-1)
+
+
+def _lowest(rate: Floats, exists: Mask) -> Floats:
+    return np.where(exists, rate, np.inf).min(axis=-1)
+
+
+def _highest(rate: Floats, exists: Mask) -> Floats:
+    return np.where(exists, rate, -np.inf).max(axis=-1)
+
+
+def _of_two_or_more(value: Floats, exists: Mask) -> Floats:
+    return np.where(exists.sum(axis=-1) >= 2, value, np.nan)

@@ -1,0 +1,102 @@
+"""One file that holds a trained method, and all that is needed to build it again. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evenlens import methods
+from evenlens.config import RunConfig, read_config
+from evenlens.data.dataset import Task
+from evenlens.errors import UserError
+from evenlens.method import Method
+
+FORMAT = "1"
+
+
+def build_method(task: Task, config: RunConfig, required: dict[str, nn.Module]) -> Method:
+    """Construct a method as a configuration says, untrained.
+
+    Args:
+        task: what is predicted, for whom.
+        config: names the method and its hyper-parameters.
+        required: the networks that it starts from, by argument name; they are frozen here.
+    """
+    kind = methods.get(config.method)
+    options = {name: value for name, value in config.options.items() if name not in kind.requires}
+    frozen = {name: net.requires_grad_(False) for name, net in required.items()}
+    return kind(task, config, **frozen, **options)
+
+
+def describe(task: Task, config: RunConfig, required: dict[str, Method]) -> str:
+    """Write down how to build a method and the methods that it requires, as JSON."""
+    return json.dumps(
+        {
+            "task": task.as_dict(),
+            "config": config.model_dump(mode="json", exclude={"data": {"root"}}),
+            "requires": {name: json.loads(describe(m.task, m.config, {})) for name, m in required.items()},
+        }
+    )
+
+
+def save_model(path: Path, description: str, state: dict[str, Tensor]) -> None:
+    """Write weights and buffers with the description of how to build what they belong to."""
+    save_file(state, path, metadata={"evenlens": FORMAT, "description": description})
+
+
+def load_model(path: Path) -> Method:
+    """Build the method of a model file and load its state, ready to predict.
+
+    Raises:
+        UserError: no such file, another format, or tensors that do not fit.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no model at {path}: name a run folder or its model.safetensors.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except SafetensorError as error:
+        raise UserError(f"{path} is no complete safetensors file ({error}).") from None
+    if metadata.get("evenlens") != FORMAT:
+        raise UserError(
+            f"{path} was written in format {metadata.get('evenlens', 'unknown')} and this evenlens reads format "
+            f"{FORMAT}: train it again, or use the version that wrote it."
+        )
+    method = _build(json.loads(metadata["description"]))
+    missing, unexpected = method.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise UserError(f"{path} does not fit its own description: missing {missing[:3]}, unexpected {unexpected[:3]}.")
+    return method.eval().requires_grad_(False)
+
+
+def _build(description: dict[str, Any]) -> Method:
+    config = read_config(description["config"])
+    config = config.model_copy(update={"net": config.net.model_copy(update={"pretrained": False})})
+    required: dict[str, nn.Module] = {name: _build(inner).net for name, inner in description["requires"].items()}
+    return build_method(Task.from_dict(description["task"]), config, required)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write what a killed run needs to go on; the old one stays until the new one is whole."""
+    part = path.with_suffix(".new")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors, numbers and text only."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def pick(method: Method, names: Collection[str]) -> dict[str, Tensor]:
+    """Copy the named entries of a method's state to the CPU."""
+    state = method.state_dict()
+    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}

@@ -1,0 +1,177 @@
+"""Runs -> rows of a table: one row a method, each number with its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evenlens import metrics
+from evenlens.config import RunConfig
+from evenlens.errors import UserError
+from evenlens.registry import describe
+from evenlens.run import Run
+
+SHOWN = (
+    "accuracy",
+    "worst_group_accuracy",
+    "worst_cell_accuracy",
+    "unbiased_accuracy",
+    "bias_conflict_accuracy",
+    "demographic_parity_difference",
+    "equalized_odds_difference",
+    "equal_opportunity_difference",
+    "average_absolute_odds_difference",
+    "accuracy_equality_difference",
+    "balanced_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric's mean over the seeds of a method.
+
+    Attributes:
+        value: the mean; NaN if it is undefined for a seed.
+        low: lower end of the 95 % interval over test images, drawn anew for all seeds together.
+        high: its upper end.
+        seeds: the value of each seed.
+        seed_low: lower end of Student's 95 % interval over the seeds; NaN for a single one.
+        seed_high: its upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+    seed_low: float
+    seed_high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one method with one configuration.
+
+    Attributes:
+        method: its name.
+        title: what tables call it.
+        runs: its runs, by seed.
+        numbers: by metric.
+        counts: (G, C, C) test counts, added over the seeds.
+        seconds: mean training time.
+    """
+
+    method: str
+    title: str
+    runs: tuple[Run, ...]
+    numbers: dict[str, Number]
+    counts: np.ndarray
+    seconds: float
+
+
+def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int = 1000) -> list[Row]:
+    """Gather runs by what they were, apart from the seed.
+
+    Raises:
+        UserError: the runs predict different things, or on different images, so that no table can hold them.
+    """
+    grouped: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.config.seed):
+        grouped.setdefault(run.config.model_copy(update={"seed": 0}).identity(), []).append(run)
+    if not grouped:
+        raise UserError("There is no run to report: name run folders, or a folder that holds some.")
+    first = next(iter(grouped.values()))[0]
+    for group in grouped.values():
+        if (group[0].metrics["task"], group[0].config.data.fingerprint) != (
+            first.metrics["task"],
+            first.config.data.fingerprint,
+        ):
+            raise UserError(
+                f"{first.folder} and {group[0].folder} were made on different data or tasks: report them apart."
+            )
+    titles = _titles([group[0].config for group in grouped.values()])
+    return [_row(group, title, names, replicates) for group, title in zip(grouped.values(), titles, strict=True)]
+
+
+def _titles(configs: list[RunConfig]) -> list[str]:
+    """Name each row after its method, and after what tells it from others of the same method."""
+    cards = describe("evenlens.methods")
+    flat = [
+        {f"{section}{key}": value for section, part in _sections(config) for key, value in part.items()}
+        for config in configs
+    ]
+    titles = []
+    for config, settings in zip(configs, flat, strict=True):
+        same = [other for twin, other in zip(configs, flat, strict=True) if twin.method == config.method]
+        varied = [f"{key}={value}" for key, value in settings.items() if any(other.get(key) != value for other in same)]
+        title = cards.get(config.method, {}).get("title", config.method)
+        titles.append(f"{title} [{', '.join(varied)}]" if varied else title)
+    return titles
+
+
+def _sections(config: RunConfig) -> list[tuple[str, dict]]:
+    return [
+        ("", {"select": config.select, "precision": config.precision, **config.options}),
+        *(
+            (f"{name}.", getattr(config, name).model_dump(mode="json", exclude={"root"}))
+            for name in ("data", "net", "train")
+        ),
+    ]
+
+
+def _row(runs: list[Run], title: str, names: Sequence[str], replicates: int) -> Row:
+    task, train_cells = runs[0].metrics["task"], np.array(runs[0].metrics["train_cells"])
+    tables = [run.predictions("test") for run in runs]
+    predicted = np.stack([table["prediction"] for table in tables])
+    numbers = {}
+    for name in names:
+        interval = metrics.joint_bootstrap(
+            name,
+            predicted,
+            tables[0]["label"],
+            tables[0]["group"],
+            len(task["class_names"]),
+            len(task["group_names"]),
+            replicates,
+            train_cells=train_cells,
+        )
+        seeds = [run.metrics["test"]["metrics"][name][0] for run in runs]
+        values = [np.nan if value is None else value for value in seeds]
+        over_seeds = metrics.seed_interval(values)
+        numbers[name] = Number(
+            interval.value, interval.low, interval.high, tuple(values), over_seeds.low, over_seeds.high
+        )
+    counts = np.sum([run.metrics["test"]["counts"] for run in runs], axis=0)
+    seconds = float(np.mean([run.environment["seconds_training"] for run in runs]))
+    return Row(runs[0].config.method, title, tuple(runs), numbers, counts, seconds)
+
+
+def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:
+    """Put the baseline first, then the best worst cell first."""
+    return sorted(
+        rows, key=lambda row: (row.method != baseline, -np.nan_to_num(row.numbers["worst_cell_accuracy"].value, nan=-1))
+    )
+
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "worst_group_accuracy": "worst group",
+    "worst_cell_accuracy": "worst cell",
+    "equalized_odds_difference": "equalized odds gap",
+    "equal_opportunity_difference": "equal opportunity gap",
+    "demographic_parity_difference": "parity gap",
+}
+"""What a narrow table shows, with the short name of each."""
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Write the narrow table as Markdown: the mean, and its 95 % interval over test images."""
+    arrows = {"higher": "↑", "lower": "↓"}
+    head = [f"{short} {arrows[metrics.get(name).direction]}" for name, short in COLUMNS.items()]
+    lines = [f"| method | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
+    for row in rows:
+        numbers = [row.numbers[name] for name in COLUMNS]
+        cells = [f"{n.value:.3f} ({n.low:.3f} to {n.high:.3f})" if n.value == n.value else "undefined" for n in numbers]
+        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+    return "\n".join(lines)

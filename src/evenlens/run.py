@@ -1,0 +1,401 @@
+"""One run: find what it requires, fit, select on val, open test once, write the folder.
+
+A run's folder exists if and only if the run is complete. Until then it is a hidden folder beside it, from which a
+killed run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from evenlens import __version__, datasets, engine, methods, metrics, model_file
+from evenlens.config import RunConfig, read_config, read_toml, signature_options, to_toml
+from evenlens.data import source
+from evenlens.data.dataset import FairDataset, Splits
+from evenlens.data.source import Loaded
+from evenlens.errors import UserError
+from evenlens.method import Log, Method
+from evenlens.nets import Classifier
+
+FORMAT = 1  # of the folder's files
+EVALUATION_BATCH = 512
+
+Watch = Callable[[str, int, int], None]
+"""Called with (what is being done, how much of it is done, how much there is)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Watch nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run, read from its folder."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Open a run's folder.
+
+        Raises:
+            UserError: no run there, or one that another format of evenlens wrote.
+        """
+        run = cls(Path(folder))
+        if not (run.folder / "metrics.json").is_file():
+            raise UserError(f"{folder} is no run: a run's folder holds config.toml and metrics.json.")
+        if run.metrics.get("format") != FORMAT:
+            raise UserError(
+                f"{folder} was written in format {run.metrics.get('format')} by evenlens {run.metrics.get('version')}, "
+                f"and this evenlens {__version__} reads format {FORMAT}: make the run again, or use that version."
+            )
+        return run
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """How it was made."""
+        return read_config(read_toml(self.folder / "config.toml"))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` says."""
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` says."""
+        return json.loads((self.folder / "environment.json").read_text())
+
+    @cached_property
+    def log(self) -> list[dict[str, float]]:
+        """One entry an epoch."""
+        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+
+    def predictions(self, part: str = "test") -> dict[str, np.ndarray]:
+        """Read the columns of predictions.parquet for "val" or "test"."""
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(self.folder / "predictions.parquet", filters=[("part", "==", part)])
+        return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+    def load(self) -> Method:
+        """Build the trained method, ready to predict."""
+        return model_file.load_model(self.folder / "model.safetensors")
+
+
+def complete(config: RunConfig) -> RunConfig:
+    """Check names and options, and fill in what data set and method set by default. Reads no data.
+
+    Raises:
+        UserError: an unknown name, with the nearest known one.
+    """
+    kind, method = datasets.get(config.dataset), methods.get(config.method)
+    if config.select != "last":
+        metrics.get(config.select)
+    options = {name: value for name, value in config.options.items() if name not in method.requires}
+    checked = signature_options(f"option of {config.method}", method, options, method.requires)
+    required = {name: config.options[name] for name in method.requires if name in config.options}
+    data = source.resolve(config.dataset, kind, config.data)
+    return config.model_copy(update={"options": {**checked, **required}, "data": data})
+
+
+def load_data(config: RunConfig, watch: Watch = silent) -> Loaded:
+    """Load the data of a run, decoding the images if this is the first time."""
+    return source.load(
+        config.dataset, datasets.get(config.dataset), config.data, lambda done, total: watch("images", done, total)
+    )
+
+
+def pin(config: RunConfig, splits: Splits) -> RunConfig:
+    """Write the data's fingerprint into the configuration, so that other data make another run."""
+    wanted = config.data.fingerprint
+    if wanted and wanted != splits.fingerprint:
+        raise UserError(
+            f"The data of {config.dataset} have the fingerprint {splits.fingerprint} and the configuration asks for "
+            f"{wanted}: they are not the images, labels or split that it was made with."
+        )
+    return config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": splits.fingerprint})})
+
+
+def folder_of(config: RunConfig, runs: Path) -> Path:
+    """Give the folder of a pinned configuration."""
+    return runs / config.dataset / config.method / config.identity()
+
+
+def train(config: RunConfig, runs: Path | str = "runs", watch: Watch = silent, loaded: Loaded | None = None) -> Run:
+    """Make a run, or open it where it was made before; one that was killed goes on after its last epoch.
+
+    Args:
+        config: what to run.
+        runs: folder for the runs' folders.
+        watch: told of progress.
+        loaded: the data, where the caller has them already.
+
+    Raises:
+        UserError: something given cannot be used, or the loss is no number any more.
+    """
+    runs = Path(runs)
+    config = complete(config)
+    loaded = loaded or load_data(config, watch)
+    config = pin(config, loaded.splits)
+    folder = folder_of(config, runs)
+    if not folder.exists():
+        partial = folder.with_name(f".{folder.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(partial.with_suffix(".lock"), timeout=0):
+                if not folder.exists():
+                    _Making(config, runs, partial, loaded, watch).make()
+                    partial.replace(folder)
+        except Timeout:
+            raise UserError(f"Another process is making {folder} right now: wait for it, or stop it.") from None
+        partial.with_suffix(".lock").unlink(missing_ok=True)
+    return Run.open(folder)
+
+
+def required_methods(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch) -> dict[str, Method]:
+    """Find or make the runs that a method starts from: same data, seed and network."""
+    found = {}
+    for name, needs in methods.get(config.method).requires.items():
+        if name in config.options:
+            run = Run.open(config.options[name])
+        else:
+            to_group = needs.target == "group"
+            data = config.data.model_copy(update={"target": "group", "fingerprint": None}) if to_group else config.data
+            changes = {"method": needs.method, "options": {}, "data": data}
+            if to_group:
+                changes["select"] = "balanced_accuracy"
+            run = train(config.model_copy(update=changes), runs, watch, None if to_group else loaded)
+        found[name] = run.load()
+    return found
+
+
+def predict(method: Method, part: FairDataset) -> Tensor:
+    """Give the logits (N, C) of all rows of a bound part, in their order, on the CPU."""
+    training = method.training
+    method.eval()
+    with torch.inference_mode():
+        logits = torch.cat([method(batch.image) for batch in part.in_order()]).float().cpu()
+    method.train(training)
+    return logits
+
+
+def counts_of(logits: Tensor, part: FairDataset) -> np.ndarray:
+    """Count (group, label, prediction) of a part: (G, C, C)."""
+    task = part.task
+    prediction = logits.argmax(1).numpy()
+    return metrics.count(
+        prediction, part.label.cpu().numpy(), part.group.cpu().numpy(), task.num_classes, task.num_groups
+    )
+
+
+@dataclass
+class _Making:
+    """A run on its way: what `offer` needs to know."""
+
+    config: RunConfig
+    runs: Path
+    partial: Path
+    loaded: Loaded
+    watch: Watch
+    images_seen: int = 0
+    log: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> None:
+        """Do all of it, leaving the finished files in the partial folder."""
+        config, splits = self.config, self.loaded.splits
+        if shutil.disk_usage(self.partial).free < 1 << 20:
+            raise OSError(28, "No space left on device", str(self.partial))
+        self.device = engine.start()
+        required = required_methods(config, self.runs, self.loaded, self.watch)
+        torch.manual_seed(config.seed)
+        self.method = model_file.build_method(splits.task, config, {name: m.net for name, m in required.items()})
+        self.deployed = sorted(self.method.state_dict())  # what `prepare` adds serves training only
+        precision = self._choose_precision()
+        for net in self.method.modules():
+            if isinstance(net, Classifier):
+                net.compute_in(precision)
+        self.method.to(self.device)
+        bind: dict[str, Any] = {"memory_format": precision.memory_format, "seed": config.seed}
+        bind["batch_size"] = config.train.batch_size
+        self.train = splits.train.on(self.device, augment=str(config.data.augment), tick=self._tick, **bind)
+        tune = splits.tune.on(self.device, **bind)
+        self.val = splits.val.on(self.device, **{**bind, "batch_size": EVALUATION_BATCH})
+        self.epoch_began = time.perf_counter()
+        self.method.prepare(self.train, tune)
+        self._restore()
+        self.method.fit(self.train, tune, self.offer)
+        if not self.best:
+            raise UserError(f"{config.method} ended without ever being complete: give it more epochs.")
+        self.method.load_state_dict(self.best["state"], strict=False)
+        test = splits.test.on(self.device, **{**bind, "batch_size": EVALUATION_BATCH})
+        self._write(
+            {"val": (self.val, self.best["logits"]), "test": (test, predict(self.method, test))}, required, precision
+        )
+
+    def _choose_precision(self) -> engine.Precision:
+        path, train = self.partial / "precision.json", self.config.train
+        if path.exists():
+            return engine.Precision(**json.loads(path.read_text()))
+        size = self.loaded.splits.task.image_size
+        chosen = engine.choose_precision(self.config.precision, self.method.net, size, train.batch_size, self.device)
+        path.write_text(json.dumps(vars(chosen)))
+        return chosen
+
+    def _tick(self, num_images: int) -> None:
+        self.images_seen += num_images
+        per_epoch = self.method.epoch_steps(self.train)
+        done = round(self.images_seen / self.config.train.batch_size)
+        self.watch("steps", min(done, per_epoch * self.config.train.epochs), per_epoch * self.config.train.epochs)
+
+    def offer(self, log: Log) -> None:
+        """Log an epoch, score the method if it is complete, keep it if it is the best so far, save."""
+        trained = time.perf_counter()
+        entry = {"epoch": len(self.log) + 1, **log, "seconds": round(trained - self.epoch_began, 3)}
+        if self.method.complete:
+            logits = predict(self.method, self.val)
+            counts = counts_of(logits, self.val)
+            rule = self.config.select
+            entry["val_accuracy"] = float(metrics.get("accuracy")(counts))
+            score = float(len(self.log)) if rule == "last" else self._score(counts)
+            if rule != "last":
+                entry[f"val_{rule}"] = score
+            sign = -1.0 if rule != "last" and metrics.get(rule).direction == "lower" else 1.0
+            if not self.best or sign * score > sign * self.best["score"]:
+                state = model_file.pick(self.method, self.deployed)
+                self.best = {"score": score, "epoch": entry["epoch"], "logits": logits, "state": state}
+            entry["evaluation_seconds"] = round(time.perf_counter() - trained, 3)
+        self.log.append(entry)
+        model_file.save_checkpoint(self.partial / "checkpoint.pt", self._state())
+        (self.partial / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
+        self.epoch_began = time.perf_counter()
+
+    def _score(self, counts: np.ndarray) -> float:
+        rule = self.config.select
+        score = metrics.evaluate(counts, [rule], self.loaded.splits.train.cell_counts().numpy())[rule]
+        if np.isnan(score):
+            raise UserError(
+                f"select={rule} is undefined on the validation images: a label or group that it needs has none there. "
+                "Choose another rule, such as select=balanced_accuracy or select=last."
+            )
+        return score
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "method": self.method.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.method.optimisers],
+            "generator": self.train.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "images_seen": self.images_seen,
+            "log": self.log,
+            "best": self.best,
+        }
+
+    def _restore(self) -> None:
+        path = self.partial / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = model_file.load_checkpoint(path)
+        self.method.load_state_dict(state["method"])
+        for optimiser, saved in zip(self.method.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.train.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"])
+        self.images_seen, self.log, self.best = state["images_seen"], state["log"], state["best"]
+
+    def _write(
+        self, parts: dict[str, tuple[FairDataset, Tensor]], required: dict[str, Method], precision: engine.Precision
+    ) -> None:
+        config, splits = self.config, self.loaded.splits
+        train_cells = splits.train.cell_counts().numpy()
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "version": __version__,
+            "id": config.identity(),
+            "task": splits.task.as_dict(),
+            "selected_epoch": self.best["epoch"],
+            "train_cells": train_cells.tolist(),
+            "notes": self.loaded.notes,
+        }
+        for name, (part, logits) in parts.items():
+            counts = counts_of(logits, part)
+            content[name] = {
+                "num_images": len(part),
+                "counts": counts.tolist(),
+                "metrics": measure(counts, train_cells),
+            }
+        (self.partial / "metrics.json").write_text(json.dumps(content, indent=1))
+        (self.partial / "config.toml").write_text(to_toml(config))
+        (self.partial / "environment.json").write_text(json.dumps(self._environment(precision), indent=1))
+        write_predictions(self.partial / "predictions.parquet", parts)
+        description = model_file.describe(splits.task, config, required)
+        model_file.save_model(self.partial / "model.safetensors", description, self.best["state"])
+        for leftover in ("checkpoint.pt", "precision.json"):
+            (self.partial / leftover).unlink(missing_ok=True)
+
+    def _environment(self, precision: engine.Precision) -> dict[str, Any]:
+        cuda = self.device.type == "cuda"
+        return {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"evenlens": __version__, "python": platform.python_version(), "torch": torch.__version__},
+            "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+            "precision": str(precision),
+            "seconds_training": round(sum(entry["seconds"] for entry in self.log), 3),
+            "peak_memory_bytes": engine.peak_memory(self.device),
+            "images_seen": self.images_seen,
+            "parameters": sum(weight.numel() for weight in self.method.net.parameters()),
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+        }
+
+
+def measure(counts: np.ndarray, train_cells: np.ndarray) -> dict[str, list[float | None]]:
+    """Give every metric as [value, low, high] with its 95 % bootstrap interval; undefined is null."""
+    measured = {}
+    for name, interval in metrics.bootstrap_all(counts, train_cells=train_cells).items():
+        numbers = (interval.value, interval.low, interval.high)
+        measured[name] = [None if np.isnan(number) else round(float(number), 6) for number in numbers]
+    return measured
+
+
+def write_predictions(path: Path, parts: dict[str, tuple[FairDataset, Tensor]]) -> None:
+    """Write one row an image: part, index, file, label, prediction, group, attributes and logits."""
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = []
+    for name, (part, logits) in parts.items():
+        columns: dict[str, Any] = {
+            "part": [name] * len(part),
+            "index": part.rows.numpy(),
+            "file": list(part.names),
+            "label": part.label.cpu().numpy(),
+            "prediction": logits.argmax(1).numpy(),
+            "group": part.group.cpu().numpy(),
+        }
+        for column, values in part.attributes.items():
+            levels = np.array([*values.levels, ""])
+            columns[f"attribute.{column}"] = levels[values.codes]
+        for number in range(logits.shape[1]):
+            columns[f"logit.{number}"] = logits[:, number].numpy()
+        tables.append(pyarrow.table(columns))
+    pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path, compression="zstd")

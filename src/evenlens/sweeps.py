@@ -1,0 +1,273 @@
+"""Many runs from one recipe: expand its lists, skip what is done, run the rest side by side."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evenlens.config import RunConfig, make_config, read_config, read_toml
+from evenlens.errors import UserError, unknown
+
+LISTED = {"data.sensitive"}  # settings that are lists by nature, not lists of alternatives
+TOP = (
+    "title",
+    "about",
+    "dataset",
+    "method",
+    "seed",
+    "select",
+    "precision",
+    "baseline",
+    "data",
+    "net",
+    "train",
+    "options",
+)
+
+
+class Recipe(NamedTuple):
+    """What a recipe file says.
+
+    Attributes:
+        title: headline of the report.
+        about: what the result means and what not, in the recipe's own words.
+        baseline: the method that the others are compared with; the first one if not said.
+        configs: one a run.
+    """
+
+    title: str
+    about: str
+    baseline: str
+    configs: list[RunConfig]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe: a run's settings in which every value may be a list of alternatives."""
+    return expand(read_toml(path), path.stem)
+
+
+def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
+    """Make one configuration for each combination of a recipe's alternatives.
+
+    Args:
+        content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
+            `options.<method>` for the hyper-parameters of one method.
+        name: title where the recipe has none.
+
+    Raises:
+        UserError: something is missing or unknown.
+    """
+    for key in content:
+        if key not in TOP:
+            raise unknown("key of a recipe", key, TOP)
+    for key in ("dataset", "method"):
+        if not content.get(key):
+            raise UserError(f"A recipe needs {key} = a name or a list of names; this one has none.")
+    choices: dict[str, list[Any]] = {
+        key: _listed(content[key]) for key in ("seed", "select", "precision") if key in content
+    }
+    for section in ("data", "net", "train"):
+        for key, value in content.get(section, {}).items():
+            setting = f"{section}.{key}"
+            choices[setting] = (
+                [value] if setting in LISTED and not any(isinstance(v, list) for v in value) else _listed(value)
+            )
+    named = _listed(content["method"])
+    for method in content.get("options", {}):
+        if method not in named:
+            raise unknown("method in options of the recipe", method, named)
+    configs = []
+    for dataset, method in itertools.product(_listed(content["dataset"]), named):
+        own = {key: _listed(value) for key, value in content.get("options", {}).get(method, {}).items()}
+        configs += [make_config(dataset, method, settings) for settings in _combinations({**choices, **own})]
+    return Recipe(content.get("title", name), content.get("about", ""), content.get("baseline", named[0]), configs)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _combinations(choices: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*choices.values()):
+        yield dict(zip(choices, values, strict=True))
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep.
+
+    Attributes:
+        folders: of the complete runs, in the order of the configurations.
+        failed: why a run was not made, by its description.
+        made: how many were made now; the others were there.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    made: int = 0
+
+
+class Event(NamedTuple):
+    """News of one run: a `kind` of "waiting", "skipped", "started", "steps", "done" or "failed"."""
+
+    kind: str
+    number: int
+    config: RunConfig
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+def default_jobs() -> int:
+    """Give how many runs go side by side: the cores, one thread each; one run at a time on a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+def sweep(
+    configs: list[RunConfig],
+    runs: Path,
+    jobs: int | None = None,
+    listen: Callable[[Event], None] = lambda event: None,
+    watch_images: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Outcome:
+    """Make all runs that are not there yet, `jobs` at a time, each in a process of its own.
+
+    A run that fails, or whose process dies, does not stop the others.
+
+    Args:
+        configs: what to run.
+        runs: folder for the runs' folders.
+        jobs: processes; default: `default_jobs()`.
+        listen: told what happens to each run.
+        watch_images: told of the decoding of images, which is done first.
+    """
+    from evenlens import run
+
+    completed = [run.complete(config) for config in configs]  # names are checked before anything is read
+    loaded: dict[str, Any] = {}
+    pinned = []
+    for config in completed:
+        key = f"{config.dataset} {config.data}"
+        if key not in loaded:
+            loaded[key] = run.load_data(config, watch_images).splits.fingerprint
+        pinned.append(config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": loaded[key]})}))
+    outcome = Outcome([run.folder_of(config, runs) for config in pinned])
+    todo = []
+    for number, (config, folder) in enumerate(zip(pinned, outcome.folders, strict=True)):
+        if folder.exists():
+            listen(Event("skipped", number, config))
+        elif folder not in outcome.folders[:number]:
+            todo.append((number, config))
+            listen(Event("waiting", number, config))
+    if todo:
+        _run_all(todo, runs, min(jobs or default_jobs(), len(todo)), outcome, listen)
+    outcome.folders = [folder for folder in dict.fromkeys(outcome.folders) if folder.exists()]
+    return outcome
+
+
+def describe(config: RunConfig) -> str:
+    """Name a run for people."""
+    return f"{config.dataset} {config.method} seed {config.seed}"
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    number: int = -1
+
+
+def _start_worker(runs: Path, threads: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, str(runs), threads), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _run_all(
+    todo: list[tuple[int, RunConfig]], runs: Path, jobs: int, outcome: Outcome, listen: Callable[[Event], None]
+) -> None:
+    waiting, configs = deque(todo), dict(todo)
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    workers = [_start_worker(runs, threads) for _ in range(jobs)]
+
+    def hand_out(worker: _Worker) -> None:
+        worker.number = -1
+        if waiting:
+            worker.number, config = waiting.popleft()
+            worker.connection.send(config.model_dump(mode="json"))
+            listen(Event("started", worker.number, config))
+
+    try:
+        for worker in workers:
+            hand_out(worker)
+        while busy := [worker for worker in workers if worker.number >= 0]:
+            for connection in wait([worker.connection for worker in busy]):
+                worker = next(worker for worker in busy if worker.connection is connection)
+                number, config = worker.number, configs[worker.number]
+                try:
+                    kind, done, total, message = worker.connection.recv()
+                except EOFError:
+                    worker.process.join()
+                    kind, done, total = "failed", 0, 0
+                    message = (
+                        f"its process ended with code {worker.process.exitcode}; a new sweep goes on where it was."
+                    )
+                    workers.remove(worker)
+                    worker = _start_worker(runs, threads)
+                    workers.append(worker)
+                listen(Event(kind, number, config, done, total, message))
+                if kind == "done":
+                    outcome.made += 1
+                elif kind == "failed":
+                    outcome.failed[describe(config)] = message
+                if kind in ("done", "failed"):
+                    hand_out(worker)
+    finally:
+        for worker in workers:
+            worker.connection.close()  # an idle one ends by itself
+            if worker.number >= 0:
+                worker.process.terminate()
+            worker.process.join()
+
+
+def _work(connection: Connection, runs: str, threads: int) -> None:
+    """Make one run after another in this process, and tell of them."""
+    from evenlens import engine, run
+
+    engine.start(threads)
+    told = 0.0
+
+    def watch(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if what == "steps" and (done == total or time.monotonic() - told > 0.2):
+            told = time.monotonic()
+            connection.send(("steps", done, total, ""))
+
+    while True:
+        try:
+            config = read_config(connection.recv())
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            run.train(config, Path(runs), watch)
+        except UserError as error:
+            connection.send(("failed", 0, 0, str(error)))
+        except KeyboardInterrupt:
+            return
+        except Exception as error:  # anything: the other runs go on
+            connection.send(("failed", 0, 0, f"{type(error).__name__}: {error}"))
+        else:
+            connection.send(("done", 0, 0, ""))
