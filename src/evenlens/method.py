@@ -168,7 +168,7 @@ class Method(nn.Module):
         for module in self.modules():
             weights = list(module.parameters())
             if weights and not any(weight.requires_grad for weight in weights):
-                module.eval()
+                nn.Module.train(module, False)
         return self
 
     def _endless(self, train: FairDataset) -> Iterator[Batch]:

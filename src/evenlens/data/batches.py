@@ -44,11 +44,12 @@ def take_per_cell(cell: Tensor, quota: Tensor, generator: torch.Generator) -> Te
     Returns:
         Row numbers, sorted.
     """
+    rank = torch.randperm(len(cell), generator=generator)  # one draw a row, so that the cells' numbers do not matter
+    ranked_cell = cell[rank]
     chosen = []
     for number, wanted in enumerate(quota.tolist()):
-        members = torch.nonzero(cell == number).flatten()
-        if len(members) and wanted:
+        members = rank[ranked_cell == number]
+        if len(members):
             whole, rest = divmod(int(wanted), len(members))
-            chosen.append(members.repeat(whole))
-            chosen.append(members[torch.randperm(len(members), generator=generator)[:rest]])
-    return torch.cat(chosen).sort().values if chosen else torch.empty(0, dtype=torch.long)
+            chosen += [members.repeat(whole), members[:rest]]
+    return torch.cat(chosen).sort().values

@@ -80,8 +80,8 @@ def split_as_drawn(table: Table, label: np.ndarray, group: np.ndarray, seed: int
 class Avatars(Source):
     """Drawn faces that smile or not, with light or dark skin: a known bias, in half a minute, without a download.
 
-    In the training drawings one face in five is dark, and the smile follows the skin: 85 % of the light faces smile
-    and 85 % of the dark ones do not. In the validation and test drawings every combination is equally frequent. These
+    In the training drawings one face in five is dark, and the smile follows the skin: 90 % of the light faces smile
+    and 90 % of the dark ones do not. In the validation and test drawings every combination is equally frequent. These
     are drawings with attributes set by us: they show what a method does about a known bias, and nothing about people.
 
     Args:
@@ -123,7 +123,7 @@ class Avatars(Source):
         num_val: int = 1500,
         num_test: int = 2500,
         dark_share: float = 0.2,
-        correlation: float = 0.85,
+        correlation: float = 0.9,
         exposure: float = 1.0,
         drawing_seed: int = 0,
     ) -> None:
@@ -157,7 +157,7 @@ class Avatars(Source):
 
 
 def people(
-    num: int, *, dark_share: float = 0.2, correlation: float = 0.85, exposure: float = 1.0, seed: int = 0
+    num: int, *, dark_share: float = 0.2, correlation: float = 0.9, exposure: float = 1.0, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Choose who is drawn: a table of attributes with exact cell sizes, a pure function of its arguments.
 

@@ -53,7 +53,7 @@ class Undersampling(Method):
         rank = torch.argsort(self.shown.cpu() + tie)
         cell = train.cell.cpu()[rank]
         first = [rank[cell == number][:smallest] for number in range(train.task.num_cells)]
-        return torch.cat(first)
+        return torch.cat(first).sort().values
 
     def batches(self, train: FairDataset) -> Iterable[Batch]:
         """Go over the drawn set, shuffled."""

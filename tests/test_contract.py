@@ -1,0 +1,228 @@
+"""What is asked of every file in methods/, without another line: a new file is tested by being there."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+from evenlens import datasets, methods, metrics, model_file, run
+from evenlens.config import make_config
+from evenlens.data import source
+from evenlens.method import Method
+
+SHORT = {"train.epochs": 2, "train.batch_size": 32, "precision": "fp32"}
+CPU = torch.device("cpu")
+
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+def config_of(name, **data):
+    settings = {**SHORT, **{f"data.{key}": value for key, value in data.items()}}
+    return run.complete(make_config("tiny", name, settings))
+
+
+def splits_of(config):
+    return source.load("tiny", datasets.get("tiny"), config.data).splits
+
+
+def bound(part, config, seed=1):
+    return part.on(CPU, batch_size=config.train.batch_size, seed=seed)
+
+
+def required(config, splits):
+    """Untrained networks of the right shape, in place of those that the runner would find or make."""
+    from evenlens.nets import build
+
+    needs = methods.get(config.method).requires
+    outputs = {"label": splits.task.num_classes, "group": splits.task.num_groups}
+    return {name: build(config.net, splits.task, outputs[need.target]) for name, need in needs.items()}
+
+
+def fitted(config, splits, seed=1, epochs=None):
+    torch.manual_seed(seed)
+    method = model_file.build_method(splits.task, config, required(config, splits))
+    train, tune = bound(splits.train, config, seed), bound(splits.tune, config, seed)
+    method.prepare(train, tune)
+    logs = []
+    method.fit(train, tune, logs.append)
+    return method, logs
+
+
+def logits_of(method, splits, config):
+    return run.predict(method, bound(splits.test, config))
+
+
+@every_method
+def test_forward_gives_a_finite_logit_for_each_class(name):
+    config = config_of(name)
+    splits = splits_of(config)
+    method, _ = fitted(config, splits)
+    image = torch.rand(5, 3, splits.task.image_size, splits.task.image_size)
+    logits = method.eval()(image)
+    assert logits.shape == (5, splits.task.num_classes)
+    assert logits.isfinite().all()
+    assert logits.dtype == torch.float32
+
+
+@every_method
+def test_every_optimised_parameter_moves_and_none_is_left_out(name):
+    config = config_of(name)
+    splits = splits_of(config)
+    torch.manual_seed(1)
+    method = model_file.build_method(splits.task, config, required(config, splits))
+    train, tune = bound(splits.train, config), bound(splits.tune, config)
+    method.prepare(train, tune)
+    before = {key: weight.detach().clone() for key, weight in method.named_parameters()}
+    method.fit(train, tune, lambda log: None)
+    owned = {id(w) for optimiser in method.optimisers for group in optimiser.param_groups for w in group["params"]}
+    for key, weight in method.named_parameters():
+        assert weight.requires_grad == (id(weight) in owned), f"{key} wants a gradient and has no optimiser, or reverse"
+        if id(weight) in owned:
+            assert not torch.equal(weight, before[key]), f"{key} is optimised and did not move"
+
+
+@every_method
+def test_frozen_networks_stay_as_they_are_to_the_bit(name):
+    config = config_of(name)
+    splits = splits_of(config)
+    torch.manual_seed(1)
+    frozen = required(config, splits)
+    before = {key: {k: v.clone() for k, v in net.state_dict().items()} for key, net in frozen.items()}
+    method = model_file.build_method(splits.task, config, frozen)
+    train, tune = bound(splits.train, config), bound(splits.tune, config)
+    method.prepare(train, tune)
+    method.fit(train, tune, lambda log: None)
+    for key, net in frozen.items():
+        for entry, value in net.state_dict().items():
+            assert torch.equal(value, before[key][entry]), f"{key}.{entry} changed"
+
+
+@every_method
+@pytest.mark.parametrize("absent", ["group", "cell"])
+def test_an_absent_group_or_cell_does_no_harm(name, absent):
+    config = config_of(name, num_groups=3)
+    splits = splits_of(config)
+    gone = splits.train.group == 1
+    if absent == "cell":
+        gone &= splits.train.label == 0
+    splits = splits._replace(train=splits.train.select(torch.nonzero(~gone).flatten()))
+    splits = splits._replace(tune=splits.train)
+    method, logs = fitted(config, splits)
+    assert all(math.isfinite(value) for log in logs for value in log.values())
+    assert logits_of(method, splits, config).isfinite().all()
+
+
+@every_method
+def test_a_batch_of_one_does_no_harm(name):
+    settings = {**SHORT, "train.batch_size": 1, "train.epoch_steps": 3, "train.epochs": 1}
+    config = run.complete(make_config("tiny", name, settings))
+    splits = splits_of(config)
+    _, logs = fitted(config, splits)
+    assert all(math.isfinite(value) for log in logs for value in log.values())
+
+
+@every_method
+def test_saved_built_anew_and_loaded_it_predicts_the_same(name, tmp_path):
+    made = run.train(make_config("tiny", name, SHORT), tmp_path)
+    loaded = made.load()
+    config = made.config
+    logits = run.predict(loaded, splits_of(config).test.on(CPU, batch_size=64))
+    saved = made.predictions("test")
+    for number in range(logits.shape[1]):
+        assert torch.allclose(logits[:, number], torch.from_numpy(saved[f"logit.{number}"].copy()), atol=1e-6)
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
+@every_method
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(name):
+    config = config_of(name)
+    splits = splits_of(config)
+    first, again, other = (logits_of(fitted(config, splits, seed)[0], splits, config) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+class Killed(Exception):
+    pass
+
+
+@every_method
+def test_a_run_killed_after_an_epoch_goes_on_to_the_same_numbers(name, tmp_path, monkeypatch):
+    config = make_config("tiny", name, {**SHORT, "train.epochs": 3})
+    whole = run.train(config, tmp_path / "whole")
+
+    def killed_in_the_second_epoch(what, done, total):
+        if what == "steps" and done > total // 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run.train(config, tmp_path / "parts", killed_in_the_second_epoch)
+    assert not list((tmp_path / "parts").glob("tiny/*/[!.]*"))
+    resumed = run.train(config, tmp_path / "parts")
+    assert resumed.metrics == whole.metrics
+    without_time = [[{k: v for k, v in e.items() if "seconds" not in k} for e in r.log] for r in (whole, resumed)]
+    assert without_time[0] == without_time[1]
+    assert len(resumed.log) == 3
+
+
+@every_method
+def test_every_hyper_parameter_has_a_default_and_a_line_and_every_range_an_argument(name):
+    kind = methods.get(name)
+    options = {
+        key: parameter
+        for key, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    documentation = inspect.getdoc(kind)
+    for key, parameter in options.items():
+        assert parameter.default is not parameter.empty, f"{key} has no default"
+        assert f"{key}:" in documentation, f"{key} has no line in the docstring"
+    for key in kind.search:
+        assert key in options, f"search names {key}, which is no argument"
+    assert kind.title
+    assert "Source:" in documentation
+    assert kind.stage in ("pre", "in", "post", "compress")
+    assert set(kind.needs_group) <= {"training", "tuning", "prediction"}
+
+
+@every_method
+def test_the_loss_falls_and_the_gap_is_smaller_than_without_the_method(name):
+    settings = {**SHORT, "train.epochs": 4, "train.learning_rate": 3e-3, "data.num": 4000, "data.correlation": 0.8}
+    config = run.complete(make_config("tiny", name, settings))
+    splits = splits_of(config)
+    gap = metrics.get("equalized_odds_difference")
+
+    method, logs = fitted(config, splits)
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    if methods.get(name).needs_group:
+        torch.manual_seed(1)
+        plain = Method(splits.task, config)
+        train = bound(splits.train, config)
+        plain.prepare(train, train)
+        plain.fit(train, train, lambda log: None)
+        test = bound(splits.test, config)
+        with_method, without = (gap(run.counts_of(run.predict(m, test), test)) for m in (method, plain))
+        assert with_method < without - 0.2, f"{with_method:.3f} against {without:.3f} with cross-entropy alone"
+
+
+@every_method
+def test_renaming_the_groups_changes_nothing_else(name):
+    config, renamed = config_of(name, num_groups=3), config_of(name, num_groups=3, rename=(2, 0, 1))
+    splits, others = splits_of(config), splits_of(renamed)
+    assert not torch.equal(splits.train.group, others.train.group)
+    method, _ = fitted(config, splits)
+    outputs = method.net.head.out_features
+    if outputs != splits.task.num_classes:
+        pytest.skip("weights belong to groups, so they start elsewhere: its own test permutes them")
+    again, _ = fitted(renamed, others)
+    assert torch.allclose(logits_of(method, splits, config), logits_of(again, others, renamed), atol=1e-3)
+
+
+@every_method
+def test_more_than_two_classes_and_groups_work(name):
+    config = config_of(name, num_classes=4, num_groups=3, correlation=0.5)
+    splits = splits_of(config)
+    method, logs = fitted(config, splits)
+    assert logits_of(method, splits, config).shape == (len(splits.test), 4)
+    assert all(math.isfinite(value) for log in logs for value in log.values())
