@@ -1,10 +1,14 @@
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 import torch
 
 import evenlens.datasets
 import evenlens.engine
+from evenlens import cli
 from tests import fake
 
 torch.set_num_threads(1)
@@ -32,3 +36,55 @@ def real_data(request):
     if not root:
         pytest.skip("real images: set EVENLENS_TEST_DATA to a folder that holds utkface/ and fairface/")
     return root
+
+
+class Threads(ThreadPoolExecutor):
+    def __init__(self, max_workers, timeout):
+        super().__init__(max_workers)
+
+    def shutdown(self, wait=True, kill_workers=False):
+        super().shutdown(wait)
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Images are made by threads, where starting processes would only take time."""
+    monkeypatch.setattr("loky.ProcessPoolExecutor", Threads)
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path, in_threads):
+    """Type a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["evenlens", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        return Ended(ended.value.code or 0, written.out, written.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+    """Type a command that must be refused: give its one sentence."""
+
+    def call(*words):
+        ended = command(*words)
+        assert ended.code == 2, ended
+        lines = [line for line in ended.err.splitlines() if line.strip()]
+        assert len(lines) == 1, ended.err
+        assert lines[0].startswith("Error: ")
+        assert "Traceback" not in ended.err
+        assert not list(tmp_path.glob("runs/*/*/[!.]*")), "what was refused left a run"
+        return lines[0]
+
+    return call

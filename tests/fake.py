@@ -32,6 +32,7 @@ class Tiny(Source):
     caveat = "made up"
     size = SIZE
     augment = "none"
+    columns = ("place", "tint")
     protocols = {"made": Protocol("place of a square, by tint", "place", ("tint",), split)}
 
     def __init__(self, folder, *, num=600, num_classes=2, num_groups=2, correlation=0.9, noise=0.2, rename=(), seed=0):

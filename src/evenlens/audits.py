@@ -70,17 +70,15 @@ def audit(
         group_names: likewise for the groups.
 
     Raises:
-        UserError: lengths differ, there is nothing, or a value is missing.
+        UserError: lengths differ, there is nothing, a value is missing or no class, or names do not fit.
     """
     columns = {"label": np.asarray(label), "prediction": np.asarray(prediction), "group": np.asarray(group)}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1 or not len(columns["label"]):
-        raise UserError(f"Label, prediction and group must be equally long and not empty; they have {lengths} rows.")
+    shapes = {name: column.shape for name, column in columns.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["label"]) != 1 or not shapes["label"][0]:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise UserError(f"Label, prediction and group must be lists of one length, and not empty; given are {listed}.")
     for name, column in columns.items():
-        if column.dtype.kind == "f" and np.isnan(column).any():
-            raise UserError(
-                f"The column {name} has {int(np.isnan(column).sum())} missing values: leave those rows out."
-            )
+        _check_values(name, column)
     classes, codes = _encode(np.concatenate([columns["label"], columns["prediction"]]), class_names, "class")
     groups, group_codes = _encode(columns["group"], group_names, "group")
     label_codes, prediction_codes = np.split(codes, 2)
@@ -89,10 +87,23 @@ def audit(
     return Audit(metrics.count(prediction_codes, label_codes, group_codes, len(classes), len(groups)), classes, groups)
 
 
+def _check_values(name: str, column: np.ndarray) -> None:
+    """Refuse missing values, and scores in the place of classes."""
+    missing = sum(value is None or value != value for value in column.tolist()) if column.dtype.kind in "fO" else 0
+    if missing:
+        raise UserError(f"The column {name} has {missing} missing values: leave those rows out.")
+    if column.dtype.kind == "f" and (column != np.round(column)).any():
+        raise UserError(
+            f"The column {name} holds {column[column != np.round(column)][0]:g}: give the predicted class, not a score."
+        )
+
+
 def _encode(values: np.ndarray, names: Sequence[str] | None, kind: str) -> tuple[tuple[str, ...], np.ndarray]:
     if names is None:
-        found, codes = np.unique(values, return_inverse=True)
+        found, codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
         return tuple(str(value) for value in found), codes
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise UserError(f"The {kind} names must be a list of different names; given is {names!r}.")
     if values.dtype.kind not in "iub" or values.min() < 0 or values.max() >= len(names):
         raise UserError(f"With {kind} names given, {kind} values must be whole numbers from 0 to {len(names) - 1}.")
     return tuple(names), values.astype(np.int64)

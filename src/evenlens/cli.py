@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,30 +37,40 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
+INTERRUPTED = 130
+
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets"}
 
 
 def main() -> None:
     """Run the command line; what a person did wrong is one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text, nor a terminal UTF-8
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
-        err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _stop(str(error))
+    except UsageError as error:
+        _stop(error.format_message())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-            raise
         where = f" at {error.filename}" if error.filename else ""
-        err.print(
-            f"[bold red]Error:[/] {escape(str(error.strerror))}{escape(where)}: nothing unfinished counts as a run; make "
-            "room or choose another place (--runs, EVENLENS_CACHE), and the same command goes on.",
-            soft_wrap=True,
+        _stop(
+            f"{error.strerror or error}{where}: nothing unfinished counts as a run; mend that, or choose another place "
+            "(--runs, EVENLENS_CACHE), and the same command goes on."
         )
-        sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         err.print("Stopped. The same command goes on after the last finished epoch.")
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _stop(message: str) -> NoReturn:
+    err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
 
 
 def _version(value: bool) -> None:
@@ -170,7 +180,7 @@ def report(
     from evenlens.report import page as pages
 
     written = pages.write(_find_runs(folders), page, title=title, baseline=baseline)
-    out.print(f"Page: {written.resolve()}", soft_wrap=True)
+    out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
 
 
 @app.command("list")
@@ -278,7 +288,7 @@ def _sweep_and_show(
         pages.write(
             made, page, title=recipe.title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows
         )
-        out.print(f"Page: {page.resolve()}", soft_wrap=True)
+        out.print(f"Page: {escape(str(page.resolve()))}", soft_wrap=True)
     return outcome.failed
 
 
@@ -321,7 +331,9 @@ def _find_runs(folders: list[Path]) -> list[Run]:
             found.append(Run.open(folder))
         elif folder.is_dir():
             found += [
-                Run.open(path.parent) for path in sorted(folder.glob("**/metrics.json")) if ".partial" not in str(path)
+                Run.open(path.parent)
+                for path in sorted(folder.glob("**/metrics.json"))
+                if not path.parent.name.startswith(".")  # of a run that is not complete
             ]
         else:
             raise UserError(f"There is no folder {folder}: name run folders, or a folder that holds some.")
@@ -374,10 +386,8 @@ def _print_run(run: Run) -> None:
     out.print(groups)
     for note in run.metrics["notes"]:
         out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
-    out.print(
-        f"Kept epoch {run.metrics['selected_epoch']} by {config.select} on validation data. Run: {run.folder}",
-        soft_wrap=True,
-    )
+    kept = f"Kept epoch {run.metrics['selected_epoch']} by {config.select} on validation data."
+    out.print(f"{kept} Run: {escape(str(run.folder))}", soft_wrap=True)
 
 
 def _array(nested: Any) -> Any:

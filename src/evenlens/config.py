@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,19 +18,23 @@ from evenlens.errors import UserError, unknown
 class Section(BaseModel):
     """A group of settings that knows all its names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
     """Which images, what is predicted, whose treatment is measured. What is None is the data set's own default."""
 
-    root: Path | None = Field(None, description="folder that holds a folder for each data set; or $EVENLENS_DATA")
+    root: Path | None = Field(
+        None, strict=False, description="folder that holds a folder for each data set; or $EVENLENS_DATA"
+    )
     protocol: str | None = Field(None, description="named protocol: target, groups, injected bias and split")
     target: str | None = Field(None, description="column to predict")
-    sensitive: tuple[str, ...] | None = Field(None, description="columns whose crossing makes the groups")
+    sensitive: tuple[str, ...] | None = Field(
+        None, strict=False, min_length=1, description="columns whose crossing makes the groups"
+    )
     size: int | None = Field(None, ge=16, le=1024, description="height and width of the images in pixels")
     augment: str | None = Field(None, description="none, flip, crop_flip or resized_crop_flip")
-    seed: int = Field(1, description="of the split and of injected bias; not of the training")
+    seed: int = Field(1, ge=0, lt=2**63, description="of the split and of injected bias; not of the training")
     skip_unreadable: bool = Field(False, description="leave out images and names that cannot be read, and say so")
     options: dict[str, Any] = Field({}, description="options of this data set alone")
     fingerprint: str | None = Field(None, description="hash over pixels, labels and split; refuses other data")
@@ -66,7 +71,7 @@ class RunConfig(Section):
 
     dataset: str
     method: str
-    seed: int = Field(1, ge=0, description="of weights, order and augmentation")
+    seed: int = Field(1, ge=0, lt=2**63, description="of weights, order and augmentation")
     select: str = Field("unbiased_accuracy", description="which epoch is kept, by its score on the validation images")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto takes what is faster here")
     options: dict[str, Any] = {}
@@ -82,6 +87,7 @@ class RunConfig(Section):
 
 SECTIONS: dict[str, type[Section]] = {"data": Data, "net": Net, "train": Train}
 SCALARS = ("seed", "select", "precision")
+SETTINGS = [*SCALARS, *(f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields)]
 
 
 def parse_value(text: str) -> Any:
@@ -97,7 +103,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key:
+        if not equals or not key.strip():
             raise UserError(f"'{pair}' is no setting: write key=value, such as train.epochs=20.")
         settings[key.strip()] = parse_value(value.strip())
     return settings
@@ -121,7 +127,7 @@ def make_config(dataset: str, method: str, settings: dict[str, Any] | None = Non
             elif section == "data":
                 content["data"].setdefault("options", {})[name] = value
             else:
-                raise unknown(f"setting of {section}", name, SECTIONS[section].model_fields)
+                raise unknown(f"setting of {section}", name, SECTIONS[section].model_fields, SETTINGS)
         elif dot:
             raise unknown("section", section, SECTIONS)
         elif key in SCALARS:
@@ -140,8 +146,10 @@ def read_config(content: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{place}={first.get('input')!r} is not allowed: {first['msg']}.") from None
+        place, message = ".".join(str(part) for part in first["loc"]), first["msg"].replace("Input should", "it must")
+        if first["type"] in ("missing", "extra_forbidden"):
+            raise UserError(f"The configuration's '{place}' is {first['type'].partition('_')[0]}: {message}.") from None
+        raise UserError(f"{place}={first['input']!r} is not allowed: {message}.") from None
 
 
 def to_toml(config: RunConfig) -> str:
@@ -161,7 +169,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
 
 
-def signature_options(kind: str, owner: type, given: dict[str, Any], reserved: Iterable[str]) -> dict[str, Any]:
+def signature_options(
+    kind: str, owner: type, given: dict[str, Any], reserved: Iterable[str], also: Iterable[str] = ()
+) -> dict[str, Any]:
     """Check hyper-parameters against a constructor and fill in its defaults.
 
     Args:
@@ -169,6 +179,7 @@ def signature_options(kind: str, owner: type, given: dict[str, Any], reserved: I
         owner: a class whose keyword-only arguments are its options; each has a default.
         given: options by name.
         reserved: arguments that are not options.
+        also: names that would have been known in the same place, for the message.
     """
     import inspect
 
@@ -179,7 +190,7 @@ def signature_options(kind: str, owner: type, given: dict[str, Any], reserved: I
     }
     for name, value in given.items():
         if name not in known:
-            raise unknown(kind, name, known)
+            raise unknown(kind, name, [*known, *also], SETTINGS)
         if not _fits(value, known[name]):
             raise UserError(
                 f"{kind.removeprefix('option of ')}: {name}={value!r} is not allowed; it must be "
@@ -195,5 +206,5 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, int):
         return isinstance(value, int)
     if isinstance(default, float):
-        return isinstance(value, int | float)
+        return isinstance(value, int | float) and math.isfinite(value)
     return isinstance(value, list | tuple) if isinstance(default, tuple) else isinstance(value, type(default))

@@ -13,16 +13,19 @@ class UserError(Exception):
     """
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+def unknown(kind: str, given: str, allowed: Iterable[str], elsewhere: Iterable[str] = ()) -> UserError:
     """Make the error for a name that is not known, with the nearest one that is.
 
     Args:
         kind: what was to be named, as a person would call it ("method", "option of flac").
         given: the name that was given.
         allowed: the names that exist.
+        elsewhere: dotted names that exist in another place, in case their last part was meant ("train.epochs").
     """
     names = sorted(allowed)
-    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    others = {name.rpartition(".")[2]: name for name in elsewhere}
+    near = [others[given]] if given in others else get_close_matches(given, names, n=1, cutoff=0.5)
+    near = near or [others[name] for name in get_close_matches(given, others, n=1, cutoff=0.7)]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = ", ".join(names) if names else "there are none"
     return UserError(f"Unknown {kind} '{given}'{hint} Known: {listing}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from evenlens import methods
 from evenlens.config import RunConfig, read_config
 from evenlens.data.dataset import Task
 from evenlens.errors import UserError
+from evenlens.files import replacing
 from evenlens.method import Method
 
 FORMAT = "1"
@@ -48,14 +50,15 @@ def describe(task: Task, config: RunConfig, required: dict[str, Method]) -> str:
 
 def save_model(path: Path, description: str, state: dict[str, Tensor]) -> None:
     """Write weights and buffers with the description of how to build what they belong to."""
-    save_file(state, path, metadata={"evenlens": FORMAT, "description": description})
+    # written by Python: what the libraries raise when a disk is full does not say so
+    path.write_bytes(save(state, metadata={"evenlens": FORMAT, "description": description}))
 
 
 def load_model(path: Path) -> Method:
     """Build the method of a model file and load its state, ready to predict.
 
     Raises:
-        UserError: no such file, another format, or tensors that do not fit.
+        UserError: no such file, another format, a damaged one, or tensors that do not fit.
     """
     if not path.is_file():
         raise UserError(f"There is no model at {path}: name a run folder or its model.safetensors.")
@@ -70,10 +73,15 @@ def load_model(path: Path) -> Method:
             f"{path} was written in format {metadata.get('evenlens', 'unknown')} and this evenlens reads format "
             f"{FORMAT}: train it again, or use the version that wrote it."
         )
-    method = _build(json.loads(metadata["description"]))
-    missing, unexpected = method.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise UserError(f"{path} does not fit its own description: missing {missing[:3]}, unexpected {unexpected[:3]}.")
+    try:
+        method = _build(json.loads(metadata["description"]))
+        method.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{path} cannot be built: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path} does not fit its own description ({_in_brief(error)}): copy the file again, or train it again."
+        ) from None
     return method.eval().requires_grad_(False)
 
 
@@ -86,14 +94,33 @@ def _build(description: dict[str, Any]) -> Method:
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write what a killed run needs to go on; the old one stays until the new one is whole."""
-    part = path.with_suffix(".new")
-    torch.save(content, part)
-    part.replace(path)
+    buffer = io.BytesIO()  # written by Python, as above
+    torch.save(content, buffer)
+    with replacing(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint: tensors, numbers and text only."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read a checkpoint: tensors, numbers and text only, so that no code in it is ever run.
+
+    Raises:
+        UserError: it is damaged, or something else.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # of many kinds, from the archive down to the pickle
+        raise bad_checkpoint(path, error) from None
+
+
+def bad_checkpoint(path: Path, error: Exception) -> UserError:
+    """Make the error for a checkpoint from which nothing can go on."""
+    return UserError(
+        f"{path} is no checkpoint of this run ({_in_brief(error)}): delete it, and the same command starts anew."
+    )
+
+
+def _in_brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def pick(method: Method, names: Collection[str]) -> dict[str, Tensor]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import time
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
+from torch.nn import functional
 
+from evenlens import engine
 from evenlens.config import Net
 from evenlens.data.dataset import Task
+from evenlens.data.images import cache_folder
 from evenlens.engine import Precision
 from evenlens.errors import UserError, unknown
+from evenlens.files import replacing
 
+SMALL = "small_cnn"
 SMALL_IMAGE = 48  # pixels up to which a stem that quarters the image at once would leave nothing to see
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -82,6 +93,28 @@ def small_cnn(channels: tuple[int, ...] = (16, 32, 64, 128)) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+@cache
+def check(config: Net, image_size: int) -> None:
+    """Try a network on images of this size, so that one that cannot be is refused before any data are read.
+
+    Raises:
+        UserError: an unknown backbone, a stem that it does not have, or a size that it cannot take.
+    """
+    task = Task(("0", "1"), ("0", "1"), image_size)
+    try:
+        net = build(config if config.backbone == SMALL else config.model_copy(update={"pretrained": False}), task)
+        with torch.inference_mode():
+            net.eval()(torch.zeros(2, 3, image_size, image_size))
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds, from many networks
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"net.backbone={config.backbone} cannot take images of {image_size} px ({reason}): choose another, or the "
+            "data.size that it is made for."
+        ) from None
+
+
 def build(config: Net, task: Task, num_outputs: int | None = None) -> Classifier:
     """Build a classifier by its backbone's name.
 
@@ -94,10 +127,10 @@ def build(config: Net, task: Task, num_outputs: int | None = None) -> Classifier
         UserError: an unknown backbone, a small stem that it does not have, or weights that cannot be had.
     """
     num_outputs = num_outputs or task.num_classes
-    if config.backbone == "small_cnn":
+    if config.backbone == SMALL:
         if config.pretrained:
             raise UserError("small_cnn has no published weights: leave net.pretrained out or choose a timm backbone.")
-        return Classifier(small_cnn(), 128, num_outputs, "small_cnn")
+        return Classifier(small_cnn(), 128, num_outputs, SMALL)
     backbone = _timm(config)
     small = config.stem == "small" or (config.stem == "auto" and task.image_size <= SMALL_IMAGE)
     if small and (config.stem == "small" or _has_large_stem(backbone)):
@@ -110,9 +143,9 @@ def build(config: Net, task: Task, num_outputs: int | None = None) -> Classifier
 def _timm(config: Net) -> Any:
     import timm
 
-    known = timm.list_models()
-    if config.backbone.split(".")[0] not in known:
-        raise unknown("backbone", config.backbone, ["small_cnn", *_near(config.backbone, known)])
+    known = timm.list_pretrained() if "." in config.backbone else timm.list_models()
+    if config.backbone not in known:
+        raise unknown("backbone", config.backbone, [SMALL, *_near(config.backbone, known)])
     try:
         return timm.create_model(config.backbone, pretrained=config.pretrained, num_classes=0)
     except Exception as error:
@@ -146,8 +179,61 @@ def _shrink_stem(backbone: Any, name: str) -> None:
     backbone.maxpool = nn.Identity()
 
 
+CHOICES = {
+    "fp32": [Precision(), Precision(channels_last=True)],
+    "bf16": [Precision(bfloat16=True), Precision(bfloat16=True, channels_last=True)],
+}
+CHOICES["auto"] = CHOICES["fp32"] + CHOICES["bf16"]
+
+
+def choose_precision(wanted: str, net: Classifier, image_size: int, batch_size: int, device: torch.device) -> Precision:
+    """Take the fastest way to compute that is allowed, by timing a few training steps of this network.
+
+    What was found is kept in the cache by network, size, device, threads and versions, so that all runs of a
+    comparison compute alike, and only the first one measures.
+    """
+    choices = CHOICES[wanted]
+    batch_size = min(batch_size, 64)
+    key = f"{net.name} {image_size} px, batch {batch_size}, {wanted}, {engine.describe(device)}, {torch.__version__}"
+    path = cache_folder() / "precision.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # runs side by side wait for the first one's measurement
+        known = _read_known(path)
+        if key not in known:
+            seconds = [_step_seconds(choice, net, image_size, batch_size, device) for choice in choices]
+            known[key] = seconds.index(min(seconds))
+            with replacing(path) as part:
+                part.write_text(json.dumps(known, indent=1))
+    return choices[known[key]]
+
+
+def _read_known(path: Path) -> dict[str, int]:
+    """Read what was measured; it is a cache, so a damaged one is as good as none."""
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _step_seconds(
+    precision: Precision, net: Classifier, image_size: int, batch_size: int, device: torch.device
+) -> float:
+    trial = deepcopy(net).to(device).train()
+    trial.compute_in(precision)
+    with torch.random.fork_rng():
+        image = torch.rand(batch_size, 3, image_size, image_size).to(device, memory_format=precision.memory_format)
+        best = float("inf")
+        for _ in range(4):  # the first one warms up
+            begin = time.perf_counter()
+            loss = functional.cross_entropy(trial(image), torch.zeros(batch_size, dtype=torch.long, device=device))
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = min(best, time.perf_counter() - begin)
+    return best
+
+
 def thaw(net: nn.Module) -> nn.Module:
     """Copy a frozen network into one that can be trained on."""
-    from copy import deepcopy
-
     return deepcopy(net).requires_grad_(True)

@@ -14,6 +14,7 @@ import torch
 from evenlens import engine, model_file
 from evenlens.data.images import decode
 from evenlens.errors import UserError
+from evenlens.files import replacing
 from evenlens.run import EVALUATION_BATCH, Watch, silent
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -89,8 +90,8 @@ def predict_folder(
 def _try_decode(path: Path, size: int) -> np.ndarray | str:
     try:
         return decode(path, size)
-    except (OSError, ValueError, SyntaxError) as error:
-        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _write(path: Path, names: list[str], probability: torch.Tensor, class_names: tuple[str, ...]) -> None:
@@ -99,12 +100,11 @@ def _write(path: Path, names: list[str], probability: torch.Tensor, class_names:
     import pyarrow.parquet
 
     columns: dict[str, Any] = {
-        "file": names,
+        "file": [os.fsencode(name).decode(errors="backslashreplace") for name in names],  # not every name is text
         "prediction": [class_names[k] for k in (probability.argmax(1).tolist() if names else [])],
     }
     for number, name in enumerate(class_names):
         columns[f"probability.{name}"] = probability[:, number].numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    (pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table)(pyarrow.table(columns), part)
-    part.replace(path)
+    with replacing(path) as part:
+        (pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table)(pyarrow.table(columns), part)

@@ -23,14 +23,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from evenlens import __version__, datasets, engine, methods, metrics, model_file
-from evenlens.config import RunConfig, read_config, read_toml, signature_options, to_toml
+from evenlens import __version__, datasets, engine, methods, metrics, model_file, nets
+from evenlens.config import Net, RunConfig, read_config, read_toml, signature_options, to_toml
 from evenlens.data import source
-from evenlens.data.dataset import FairDataset, Splits
+from evenlens.data.dataset import FairDataset, Splits, Task
 from evenlens.data.source import Loaded
-from evenlens.errors import UserError
-from evenlens.method import Log, Method
-from evenlens.nets import Classifier
+from evenlens.errors import UserError, unknown
+from evenlens.files import replacing
+from evenlens.method import Diverged, Log, Method
 
 FORMAT = 1  # of the folder's files
 EVALUATION_BATCH = 512
@@ -59,6 +59,8 @@ class Run:
         run = cls(Path(folder))
         if not (run.folder / "metrics.json").is_file():
             raise UserError(f"{folder} is no run: a run's folder holds config.toml and metrics.json.")
+        if not isinstance(run.metrics, dict):
+            raise damaged(run.folder / "metrics.json", "it holds no object")
         if run.metrics.get("format") != FORMAT:
             raise UserError(
                 f"{folder} was written in format {run.metrics.get('format')} by evenlens {run.metrics.get('version')}, "
@@ -69,33 +71,55 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """How it was made."""
-        return read_config(read_toml(self.folder / "config.toml"))
+        content = read_toml(self.folder / "config.toml")
+        try:
+            return read_config(content)
+        except UserError as error:
+            raise damaged(self.folder / "config.toml", error) from None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """What `metrics.json` says."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return self._read("metrics.json", json.loads)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What `environment.json` says."""
-        return json.loads((self.folder / "environment.json").read_text())
+        return self._read("environment.json", json.loads)
 
     @cached_property
     def log(self) -> list[dict[str, float]]:
         """One entry an epoch."""
-        return [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        return self._read("log.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
+
+    def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
+        try:
+            return parse((self.folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise damaged(self.folder / name, error) from None
 
     def predictions(self, part: str = "test") -> dict[str, np.ndarray]:
         """Read the columns of predictions.parquet for "val" or "test"."""
         import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(self.folder / "predictions.parquet", filters=[("part", "==", part)])
+        path = self.folder / "predictions.parquet"
+        try:
+            table = pyarrow.parquet.read_table(path, filters=[("part", "==", part)])
+        except (OSError, pyarrow.ArrowException) as error:
+            raise damaged(path, error) from None
         return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
     def load(self) -> Method:
         """Build the trained method, ready to predict."""
         return model_file.load_model(self.folder / "model.safetensors")
+
+
+def damaged(path: Path, why: object) -> UserError:
+    """Make the error for a file of a run that is missing or cannot be read."""
+    return UserError(
+        f"{path} is damaged ({' '.join(str(why).split())[:160]}): copy the run again, or delete its folder and make it "
+        "again."
+    )
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -105,13 +129,23 @@ def complete(config: RunConfig) -> RunConfig:
         UserError: an unknown name, with the nearest known one.
     """
     kind, method = datasets.get(config.dataset), methods.get(config.method)
-    if config.select != "last":
-        metrics.get(config.select)
+    rules = ("last", *metrics.METRICS)
+    if config.select not in rules:
+        raise unknown("rule to select by", config.select, rules)
     options = {name: value for name, value in config.options.items() if name not in method.requires}
     checked = signature_options(f"option of {config.method}", method, options, method.requires)
     required = {name: config.options[name] for name in method.requires if name in config.options}
     data = source.resolve(config.dataset, kind, config.data)
+    nets.check(config.net, int(data.size or kind.size))
+    _rehearse(config.model_copy(update={"options": checked, "net": Net()}))
     return config.model_copy(update={"options": {**checked, **required}, "data": data})
+
+
+def _rehearse(config: RunConfig) -> None:
+    """Construct the method for a task that is made up: what its constructor refuses is refused before data are read."""
+    task = Task(("0", "1"), ("0", "1"), 32)
+    needs = methods.get(config.method).requires
+    model_file.build_method(task, config, {name: nets.build(config.net, task) for name in needs})
 
 
 def load_data(config: RunConfig, watch: Watch = silent) -> Loaded:
@@ -229,7 +263,7 @@ class _Making:
         self.deployed = sorted(self.method.state_dict())  # what `prepare` adds serves training only
         precision = self._choose_precision()
         for net in self.method.modules():
-            if isinstance(net, Classifier):
+            if isinstance(net, nets.Classifier):
                 net.compute_in(precision)
         self.method.to(self.device)
         bind: dict[str, Any] = {"memory_format": precision.memory_format, "seed": config.seed}
@@ -252,10 +286,11 @@ class _Making:
     def _choose_precision(self) -> engine.Precision:
         path, train = self.partial / "precision.json", self.config.train
         if path.exists():
-            return engine.Precision(**json.loads(path.read_text()))
+            return engine.Precision(**json.loads(path.read_text()))  # a run that goes on computes as it began
         size = self.loaded.splits.task.image_size
-        chosen = engine.choose_precision(self.config.precision, self.method.net, size, train.batch_size, self.device)
-        path.write_text(json.dumps(vars(chosen)))
+        chosen = nets.choose_precision(self.config.precision, self.method.net, size, train.batch_size, self.device)
+        with replacing(path) as part:
+            part.write_text(json.dumps(vars(chosen)))
         return chosen
 
     def _tick(self, num_images: int) -> None:
@@ -270,6 +305,11 @@ class _Making:
         entry = {"epoch": len(self.log) + 1, **log, "seconds": round(trained - self.epoch_began, 3)}
         if self.method.complete:
             logits = predict(self.method, self.val)
+            if not logits.isfinite().all():
+                raise Diverged(
+                    f"After epoch {entry['epoch']} the network's output is not finite: a smaller train.learning_rate "
+                    "or precision=fp32 may help."
+                )
             counts = counts_of(logits, self.val)
             rule = self.config.select
             entry["val_accuracy"] = float(metrics.get("accuracy")(counts))
@@ -283,8 +323,11 @@ class _Making:
             entry["evaluation_seconds"] = round(time.perf_counter() - trained, 3)
         self.log.append(entry)
         model_file.save_checkpoint(self.partial / "checkpoint.pt", self._state())
-        (self.partial / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
+        self._write_log()
         self.epoch_began = time.perf_counter()
+
+    def _write_log(self) -> None:
+        (self.partial / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
 
     def _score(self, counts: np.ndarray) -> float:
         rule = self.config.select
@@ -313,6 +356,12 @@ class _Making:
         if not path.exists():
             return
         state = model_file.load_checkpoint(path)
+        try:
+            self._go_on_from(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise model_file.bad_checkpoint(path, error) from None
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state["method"])
         for optimiser, saved in zip(self.method.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -343,6 +392,7 @@ class _Making:
                 "counts": counts.tolist(),
                 "metrics": measure(counts, train_cells),
             }
+        self._write_log()  # a run that was killed while writing it, after its last epoch, writes it here
         (self.partial / "metrics.json").write_text(json.dumps(content, indent=1))
         (self.partial / "config.toml").write_text(to_toml(config))
         (self.partial / "environment.json").write_text(json.dumps(self._environment(precision), indent=1))
@@ -353,11 +403,10 @@ class _Making:
             (self.partial / leftover).unlink(missing_ok=True)
 
     def _environment(self, precision: engine.Precision) -> dict[str, Any]:
-        cuda = self.device.type == "cuda"
         return {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"evenlens": __version__, "python": platform.python_version(), "torch": torch.__version__},
-            "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
+            "device": engine.describe(self.device),
             "precision": str(precision),
             "seconds_training": round(sum(entry["seconds"] for entry in self.log), 3),
             "peak_memory_bytes": engine.peak_memory(self.device),

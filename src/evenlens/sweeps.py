@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from evenlens.config import RunConfig, make_config, read_config, read_toml
 from evenlens.errors import UserError, unknown
+from evenlens.processes import deaf_to_ctrl_c
 
 LISTED = {"data.sensitive"}  # settings that are lists by nature, not lists of alternatives
 TOP = (
@@ -71,6 +73,11 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     for key in ("dataset", "method"):
         if not content.get(key):
             raise UserError(f"A recipe needs {key} = a name or a list of names; this one has none.")
+    for key in ("data", "net", "train", "options"):
+        _check_table(key, content.get(key, {}))
+    for key in ("title", "about", "baseline"):
+        if not isinstance(content.get(key, ""), str):
+            raise UserError(f"A recipe's {key} is text; this one has {key} = {content[key]!r}.")
     choices: dict[str, list[Any]] = {
         key: _listed(content[key]) for key in ("seed", "select", "precision") if key in content
     }
@@ -78,17 +85,30 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
         for key, value in content.get(section, {}).items():
             setting = f"{section}.{key}"
             choices[setting] = (
-                [value] if setting in LISTED and not any(isinstance(v, list) for v in value) else _listed(value)
+                [value]
+                if setting in LISTED and not any(isinstance(part, list) for part in _listed(value))
+                else _listed(value)
             )
     named = _listed(content["method"])
     for method in content.get("options", {}):
         if method not in named:
             raise unknown("method in options of the recipe", method, named)
+        _check_table(f"options.{method}", content["options"][method])
     configs = []
     for dataset, method in itertools.product(_listed(content["dataset"]), named):
         own = {key: _listed(value) for key, value in content.get("options", {}).get(method, {}).items()}
         configs += [make_config(dataset, method, settings) for settings in _combinations({**choices, **own})]
-    return Recipe(content.get("title", name), content.get("about", ""), content.get("baseline", named[0]), configs)
+    if not configs:
+        raise UserError("A value of the recipe is an empty list, so that there is nothing to run: name one or more.")
+    baseline = content.get("baseline", named[0])
+    if baseline not in named:
+        raise unknown("baseline of the recipe", baseline, named)
+    return Recipe(content.get("title", name), content.get("about", ""), baseline, configs)
+
+
+def _check_table(name: str, content: object) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"A recipe's {name} is a table of settings, [{name}]; this one has {name} = {content!r}.")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -153,6 +173,8 @@ def sweep(
     """
     from evenlens import run
 
+    if jobs is not None and jobs < 1:
+        raise UserError(f"jobs={jobs} runs nothing: give 1 or more runs side by side, or leave it out.")
     completed = [run.complete(config) for config in configs]  # names are checked before anything is read
     loaded: dict[str, Any] = {}
     pinned = []
@@ -191,7 +213,8 @@ def _start_worker(runs: Path, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, str(runs), threads), daemon=True)
-    process.start()
+    with deaf_to_ctrl_c():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
 
@@ -207,7 +230,8 @@ def _run_all(
         worker.number = -1
         if waiting:
             worker.number, config = waiting.popleft()
-            worker.connection.send(config.model_dump(mode="json"))
+            with suppress(OSError):  # it died at once: that is noticed where its answer is awaited
+                worker.connection.send(config.model_dump(mode="json"))
             listen(Event("started", worker.number, config))
 
     try:
@@ -219,7 +243,7 @@ def _run_all(
                 number, config = worker.number, configs[worker.number]
                 try:
                     kind, done, total, message = worker.connection.recv()
-                except EOFError:
+                except (EOFError, OSError):  # the latter where it died before it read what it was handed
                     worker.process.join()
                     kind, done, total = "failed", 0, 0
                     message = (
@@ -232,14 +256,17 @@ def _run_all(
                 if kind == "done":
                     outcome.made += 1
                 elif kind == "failed":
-                    outcome.failed[describe(config)] = message
+                    outcome.failed[f"{describe(config)} ({config.identity()})"] = message
                 if kind in ("done", "failed"):
                     hand_out(worker)
     finally:
         for worker in workers:
-            worker.connection.close()  # an idle one ends by itself
             if worker.number >= 0:
                 worker.process.terminate()
+            else:
+                with suppress(OSError):
+                    worker.connection.send(None)  # there is nothing more to do
+            worker.connection.close()
             worker.process.join()
 
 
@@ -258,15 +285,16 @@ def _work(connection: Connection, runs: str, threads: int) -> None:
 
     while True:
         try:
-            config = read_config(connection.recv())
-        except (EOFError, KeyboardInterrupt):
+            content = connection.recv()
+        except EOFError:  # whoever hands out work was killed
             return
+        if content is None:
+            return
+        config = read_config(content)
         try:
             run.train(config, Path(runs), watch)
         except UserError as error:
             connection.send(("failed", 0, 0, str(error)))
-        except KeyboardInterrupt:
-            return
         except Exception as error:  # anything: the other runs go on
             connection.send(("failed", 0, 0, f"{type(error).__name__}: {error}"))
         else:

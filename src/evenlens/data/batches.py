@@ -52,4 +52,4 @@ def take_per_cell(cell: Tensor, quota: Tensor, generator: torch.Generator) -> Te
         if len(members):
             whole, rest = divmod(int(wanted), len(members))
             chosen += [members.repeat(whole), members[:rest]]
-    return torch.cat(chosen).sort().values
+    return torch.cat([rank[:0], *chosen]).sort().values

@@ -185,7 +185,10 @@ class FairDataset:
         if order is None:
             order = shuffled(torch.arange(len(self)), self.generator)
         change, device = augmentations.get(augment or self.augment), self.label.device
-        for index in order.split(self.batch_size):
+        chunks = list(order.split(self.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch norm cannot train on one image alone
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for index in chunks:
             image = change(self.pixels, self.rows[index], self.generator)
             image = image.to(device, torch.float32, non_blocking=True, memory_format=self.memory_format)
             here = index.to(device, non_blocking=True)

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import platformdirs
 from filelock import FileLock
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from evenlens.errors import UserError
+from evenlens.files import replacing
+from evenlens.processes import deaf_to_ctrl_c
 
 CHUNK = 256  # images between two entries of the journal: what a killed run may have to do again
 FORMAT = 1  # of the store's files; part of its key
@@ -46,7 +50,8 @@ class ImageStore:
 def decode(path: Path, size: int) -> np.ndarray:
     """Read an image file as (size, size, 3) uint8: upright, RGB, stretched to the square.
 
-    JPEG is decoded at the smallest scale that still has `size` pixels, which is faster than decoding all of it.
+    JPEG is decoded at the smallest scale that still has `size` pixels, which is faster than decoding all of it. Of 16
+    bits the upper eight are kept; what is transparent shows the colour that it has.
 
     Raises:
         OSError: the file is missing, damaged, truncated or no image.
@@ -54,15 +59,26 @@ def decode(path: Path, size: int) -> np.ndarray:
     import simplejpeg
 
     data = path.read_bytes()
-    if data.startswith(b"\xff\xd8\xff") and b"Exif" not in data[:512]:  # Exif may ask for a turn, which Pillow does
+    if data.startswith(b"\xff\xd8\xff") and b"Exif\0\0" not in data:  # Exif may ask for a turn, which Pillow does
         try:
             pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
         except ValueError:
             pass  # an unusual colour space, or damage: Pillow reads the one and names the other
         else:
             return _resize(Image.fromarray(pixels), size)
-    with Image.open(io.BytesIO(data)) as image:
-        return _resize(ImageOps.exif_transpose(image).convert("RGB"), size)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _resize(_rgb(ImageOps.exif_transpose(image)), size)
+    except UnidentifiedImageError:
+        raise OSError("no image, or a damaged one" if data else "an empty file") from None
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _resize(image: Image.Image, size: int) -> np.ndarray:
@@ -103,28 +119,40 @@ def open_store(
         items: what each of the N images is made from.
         size: height and width in pixels.
         make: (item, size) -> (size, size, 3) uint8, importable by name, as it runs in other processes. An image
-            for which it raises OSError, ValueError or SyntaxError (Pillow's, for a broken PNG) counts as damaged.
+            for which it raises OSError counts as damaged.
         source: text that names everything that the pixels depend on, besides the size.
         name: starts the folder's name, for people who look into the cache.
         progress: called after every chunk.
     """
-    key = hashlib.blake2b(f"{FORMAT}\n{source}".encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(f"{FORMAT}\n{source}".encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     folder = cache_folder() / "images" / f"{name}-{size}px-{key}"
     shape = (len(items), size, size, 3)
-    if not (folder / "store.json").exists():
+    header = _header(folder, shape)
+    if not header:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second process waits, and then finds the store complete
-            if not (folder / "store.json").exists():
+            if not _header(folder, shape):
                 _make_all(folder, shape, items, make, progress)
-    header = json.loads((folder / "store.json").read_text())
+        header = _header(folder, shape)
     pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=shape)
     return ImageStore(pixels, header["fingerprint"], {int(k): why for k, why in header["damaged"].items()})
+
+
+def _header(folder: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Read what `_make_all` wrote last; nothing, unless the store is whole."""
+    try:
+        header = json.loads((folder / "store.json").read_text())
+        whole = (folder / "pixels.u8").stat().st_size == int(np.prod(shape)) and {"fingerprint", "damaged"} <= {*header}
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+    return header if whole else {}
 
 
 def _make_all(
     folder: Path, shape: tuple[int, ...], items: Sequence[Any], make: Callable, progress: Progress | None
 ) -> None:
     import loky
+    from loky.process_executor import BrokenProcessPool
 
     pixels, journal = folder / "pixels.u8", folder / "journal.jsonl"
     num_bytes = int(np.prod(shape))
@@ -132,38 +160,61 @@ def _make_all(
         journal.unlink(missing_ok=True)
         with pixels.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is noticed here, not half-way
-    done: dict[int, dict[int, str]] = {}
-    if journal.exists():
-        for line in journal.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):  # the last line of a killed run may be cut off
-                entry = json.loads(line)
-                done[entry["start"]] = {int(k): why for k, why in entry["damaged"].items()}
+    done = _read_journal(journal)
     waiting = [start for start in range(0, shape[0], CHUNK) if start not in done]
     workers = min(len(os.sched_getaffinity(0)), len(waiting)) or 1
-    with loky.ProcessPoolExecutor(max_workers=workers) as pool, journal.open("a") as log:
-        tasks = ((make, items[start : start + CHUNK], start, pixels, shape) for start in waiting)
-        for start, damaged in _bounded_map(pool, tasks, 4 * workers):
-            done[start] = damaged
-            log.write(json.dumps({"start": start, "damaged": damaged}) + "\n")
-            log.flush()
-            if progress:
-                progress(min(len(done) * CHUNK, shape[0]), shape[0])
+    tasks = ((make, items[start : start + CHUNK], start, pixels, shape) for start in waiting)
+    pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
+    try:
+        with pool, journal.open("a") as log:
+            for start, damaged in _bounded_map(pool, tasks, 4 * workers):
+                done[start] = damaged
+                log.write(json.dumps({"start": start, "damaged": damaged}) + "\n")
+                log.flush()
+                if progress:
+                    progress(min(len(done) * CHUNK, shape[0]), shape[0])
+    except KeyboardInterrupt:
+        pool.shutdown(kill_workers=True)  # what they had not finished is made again
+        raise
+    except BrokenProcessPool:
+        raise UserError(
+            "A process that makes images was ended from outside, as happens when memory runs out: make room, and the "
+            "same command goes on where it was."
+        ) from None
     damaged_all = {row: why for found in done.values() for row, why in sorted(found.items())}
     header = {"fingerprint": _fingerprint(pixels), "damaged": damaged_all}
-    (folder / "store.json.new").write_text(json.dumps(header))
-    (folder / "store.json.new").replace(folder / "store.json")
+    with replacing(folder / "store.json") as part:
+        part.write_text(json.dumps(header))
     journal.unlink()
+
+
+def _read_journal(path: Path) -> dict[int, dict[int, str]]:
+    """Read which chunks are done, and cut off the last line where a killed run left half of one."""
+    try:
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        entries = [json.loads(line) for line in whole.splitlines()]
+        done = {entry["start"]: {int(k): why for k, why in entry["damaged"].items()} for entry in entries}
+    except (FileNotFoundError, ValueError, KeyError):
+        whole, text, done = "", "", {}
+    if whole != text:
+        path.write_text(whole)
+    return done
 
 
 def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tuple[int, dict[int, str]]]:
     """Run tasks in any order with at most `ahead` of them handed out, so that memory stays flat."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
-    running = {pool.submit(_make_chunk, *task) for _, task in zip(range(ahead), tasks, strict=False)}
+    def submit(num: int) -> set[Any]:
+        with deaf_to_ctrl_c():
+            return {pool.submit(_make_chunk, *task) for _, task in zip(range(num), tasks, strict=False)}
+
+    running = submit(ahead)
     while running:
         finished, running = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
-            running |= {pool.submit(_make_chunk, *task) for _, task in zip(range(1), tasks, strict=False)}
+            running |= submit(1)
             yield future.result()
 
 
@@ -175,8 +226,8 @@ def _make_chunk(
     for row, item in enumerate(items, start):
         try:
             mapped[row] = make(item, shape[1])
-        except (OSError, ValueError, SyntaxError) as error:
-            damaged[row] = str(error)
+        except OSError as error:
+            damaged[row] = error.strerror or str(error)
             mapped[row] = 0
     mapped.flush()
     return start, damaged

@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from evenlens.config import Data, signature_options
+from evenlens.data import augment
 from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor
 from evenlens.data.images import ImageStore, Progress, open_files
 from evenlens.data.tables import PARTS, UNUSED, Column, Table, combine, split_fingerprint
@@ -49,6 +50,7 @@ class Source:
     caveat: ClassVar[str]  # what a reader of a result has to know about these labels
     how_to_get: ClassVar[str] = ""  # what to fetch and where to put it
     protocols: ClassVar[dict[str, Protocol]]  # the first is the default
+    columns: ClassVar[tuple[str, ...]]  # of its table: what can be predicted, or make groups
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
 
@@ -77,9 +79,15 @@ def data_root(root: Path | None) -> Path:
     return Path(root or os.environ.get("EVENLENS_DATA") or "~/data").expanduser()
 
 
+def source_options(name: str, kind: type[Source], data: Data) -> dict[str, Any]:
+    """Check a data set's options against its constructor and fill in its defaults."""
+    wanted = f"setting of data or option of {name}"
+    return signature_options(wanted, kind, data.options, ("folder",), also=Data.model_fields)
+
+
 def make_source(name: str, kind: type[Source], data: Data) -> Source:
     """Build a data set's source with its options checked."""
-    options = signature_options(f"setting of data or option of {name}", kind, data.options, ("folder",))
+    options = source_options(name, kind, data)
     return kind(data_root(data.root) / name, **options)
 
 
@@ -90,6 +98,11 @@ def resolve(name: str, kind: type[Source], data: Data) -> Data:
         raise unknown(f"protocol of {name}", protocol_name, kind.protocols)
     protocol = kind.protocols[protocol_name]
     target, sensitive = data.target or protocol.target, data.sensitive or protocol.sensitive
+    for column in (*sensitive, *([] if target == "group" else [target])):
+        if column not in kind.columns:
+            raise unknown(f"column of {name}", column, kind.columns)
+    if len({*sensitive}) < len(sensitive):
+        raise UserError(f"data.sensitive={','.join(sensitive)} names a column twice: name each once.")
     if target in sensitive:
         raise UserError(f"data.target={target} is also in data.sensitive: a group cannot be its own label.")
     posed = protocol.target if target == "group" else target  # a network that tells the groups apart, same images
@@ -99,15 +112,16 @@ def resolve(name: str, kind: type[Source], data: Data) -> Data:
             f"The protocol {protocol_name} of {name} is made for data.target={protocol.target} and "
             f"data.sensitive={','.join(protocol.sensitive)}; for others choose data.protocol={' or '.join(free)}."
         )
-    options = signature_options(f"setting of data or option of {name}", kind, data.options, ("folder",))
+    augmentation = data.augment or kind.augment
+    augment.get(augmentation)
     return data.model_copy(
         update={
             "protocol": protocol_name,
             "target": target,
             "sensitive": tuple(sensitive),
             "size": data.size or kind.size,
-            "augment": data.augment or kind.augment,
-            "options": options,
+            "augment": augmentation,
+            "options": source_options(name, kind, data),
         }
     )
 
@@ -134,12 +148,15 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
     data = resolve(name, kind, data)
     source = make_source(name, kind, data)
     table = source.table(data.skip_unreadable)
+    if not len(table):
+        raise source.missing("a label file that lists images")
     protocol = kind.protocols[str(data.protocol)]
     group = combine([table.column(column) for column in data.sensitive or ()])
     label = group if data.target == "group" else table.column(str(data.target))
     posed = table.column(protocol.target) if data.target == "group" else label
     parts = protocol.split(table, posed.codes, group.codes, data.seed)
     parts = np.where((label.codes < 0) | (group.codes < 0), UNUSED, parts)
+    _check(name, parts, label, group)  # before the images are decoded, and again without those that cannot be
     store = source.images(table, int(data.size or kind.size), progress)
     parts = _without_damaged(source, store, table, parts, data.skip_unreadable)
     _check(name, parts, label, group)

@@ -110,6 +110,7 @@ class Avatars(Source):
     how_to_get: ClassVar[str] = "Nothing to fetch: it is drawn at first use."
     size: ClassVar[int] = 48
     augment: ClassVar[str] = "crop_flip"
+    columns: ClassVar[tuple[str, ...]] = (*LEVELS, "skin")
     protocols: ClassVar[dict[str, Protocol]] = {
         "drawn": Protocol("smiling or not, by light and dark skin", "smiling", ("skin",), split_as_drawn),
         "tones": Protocol("smiling or not, by the ten Monk tones", "smiling", ("tone",), split_as_drawn),

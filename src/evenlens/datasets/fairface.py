@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +27,34 @@ def split_official(table: Table, label: np.ndarray, group: np.ndarray, seed: int
     return parts
 
 
+def read_labels(path: Path, part: str) -> list[dict[str, str]]:
+    """Read one of the two label files.
+
+    Raises:
+        UserError: it is no table of UTF-8 and commas, lacks a column, or names no image of its part, or one twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            lacking = sorted({"file", *LEVELS} - set(reader.fieldnames or ()))
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file in UTF-8 ({error}): put it there as it was published.") from None
+    if lacking:
+        raise UserError(
+            f"{path} lacks the column {lacking[0]}: its first line must name file, age, gender and race, with commas "
+            "between them."
+        )
+    seen = set()
+    for row in rows:
+        name = row["file"] or ""
+        if not name.startswith(f"{part}/") or ".." in name or name in seen:
+            why = "twice" if name in seen else f"which is no image of {part}/"
+            raise UserError(f"{path} names '{name}', {why}: put the file there as it was published.")
+        seen.add(name)
+    return rows
+
+
 class FairFace(Source):
     """FairFace: faces from photographs, balanced over seven races, with apparent age and gender.
 
@@ -47,6 +76,7 @@ class FairFace(Source):
     )
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
+    columns: ClassVar[tuple[str, ...]] = tuple(LEVELS)
     protocols: ClassVar[dict[str, Protocol]] = {
         "official": Protocol("any of gender, race, age, against any of them", "gender", ("race",), split_official),
     }
@@ -58,14 +88,7 @@ class FairFace(Source):
             path = self.folder / f"fairface_label_{part}.csv"
             if not path.is_file():
                 raise self.missing(path.name)
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                lacking = {"file", *LEVELS} - set(reader.fieldnames or ())
-                if lacking:
-                    raise UserError(
-                        f"{path} lacks the column {sorted(lacking)[0]}: the first line must name file, age, gender, race."
-                    )
-                rows += list(reader)
+            rows += read_labels(path, part)
         rows.sort(key=lambda row: row["file"])
         columns = {}
         for name, levels in LEVELS.items():
@@ -74,7 +97,8 @@ class FairFace(Source):
             if (codes < 0).any():
                 wrong = next(row for row, value in zip(rows, codes, strict=True) if value < 0)
                 raise UserError(
-                    f"{wrong['file']} of FairFace has the {name} '{wrong[name]}': allowed are {', '.join(levels)}."
+                    f"{wrong['file']} of FairFace has the {name} '{wrong[name]}', which is not one of "
+                    f"{', '.join(levels)}: put the label files there as they were published."
                 )
             columns[name] = Column(levels, codes)
         if len(rows) != 97_698:

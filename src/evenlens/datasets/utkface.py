@@ -99,6 +99,7 @@ class UTKFace(Source):
     )
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
+    columns: ClassVar[tuple[str, ...]] = ("gender", "race", "white", "adult")
     protocols: ClassVar[dict[str, Protocol]] = {
         "study-race": Protocol(
             "gender, groups White and not White, correlated ten to one in training (arXiv 2401.03695)",

@@ -87,8 +87,7 @@ def reweigh(weight: Tensor, loss: Tensor, present: Tensor, step_size: float, mar
         margin: (K,) added to the losses that the weights see.
     """
     with torch.no_grad():
-        grown = weight * torch.exp(step_size * (loss + margin))
-        held = (weight * present).sum()
-        share = grown * present / (grown * present).sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        weight.copy_(torch.where(present, share * held, weight))
+        grown = weight.log() + step_size * (loss + margin)  # in logarithms, where large steps do not overflow
+        share = torch.where(present, grown, -torch.inf).softmax(0)
+        weight.copy_(torch.where(present, share * weight[present].sum(), weight))
     return (share * loss).sum()

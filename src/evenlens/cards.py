@@ -1,0 +1,256 @@
+"""The cards of the documentation: methods, data sets and settings, written from the code and nowhere else.
+
+    python -m evenlens.cards docs
+
+writes methods.md and datasets.md into the folder, and renews the table of settings in guide.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evenlens import datasets, methods
+from evenlens.config import SCALARS, SECTIONS, RunConfig
+from evenlens.data.source import Source
+from evenlens.errors import UserError
+from evenlens.method import Method, Range
+
+WRITTEN = "<!-- Written by `python -m evenlens.cards docs` from the classes. Change those, not this file. -->"
+SETTINGS_START, SETTINGS_END = (
+    "<!-- settings: written by `python -m evenlens.cards docs` -->",
+    "<!-- end of settings -->",
+)
+STAGES = {
+    "pre": "before training, on what is shown",
+    "in": "during training",
+    "post": "after training",
+    "compress": "while the network is made smaller",
+}
+
+
+@dataclass
+class Doc:
+    """A class's docstring in its parts.
+
+    Attributes:
+        summary: its first paragraph.
+        body: the paragraphs that say how it works.
+        arguments: what each argument is.
+        source: where it comes from.
+        differs: what differs from there.
+    """
+
+    summary: str = ""
+    body: list[str] = field(default_factory=list)
+    arguments: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    differs: str = ""
+
+
+def read_doc(kind: type) -> Doc:
+    """Take a class's docstring apart."""
+    doc = Doc()
+    first, *paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
+    doc.summary = _joined(first)
+    for paragraph in paragraphs:
+        if paragraph.startswith("Args:"):
+            doc.arguments = _arguments(paragraph)
+        elif paragraph.startswith("Source:"):
+            source, _, differs = paragraph.removeprefix("Source:").partition("\nDiffers ")
+            doc.source, doc.differs = _joined(source), f"Differs {_joined(differs)}" if differs else ""
+        else:
+            doc.body.append(_joined(paragraph))
+    return doc
+
+
+def method_cards() -> str:
+    """Write the cards of all methods."""
+    head = (
+        "# Methods\n\n"
+        f"{WRITTEN}\n\n"
+        "One card for each file in `src/evenlens/methods/`. Train one with `evenlens train DATASET NAME`; set a\n"
+        "hyper-parameter with `name=value` behind it. `evenlens show NAME` prints the same on the terminal. The words\n"
+        "*group* and *cell* are explained in the [guide](guide.md#glossary).\n"
+    )
+    return _page(head, [_method_card(name, methods.get(name)) for name in methods.names()])
+
+
+def dataset_cards() -> str:
+    """Write the cards of all data sets."""
+    head = (
+        "# Data sets\n\n"
+        f"{WRITTEN}\n\n"
+        "One card for each file in `src/evenlens/datasets/`. A protocol says what is predicted, whose treatment is\n"
+        "measured and how the images are split: choose one with `data.protocol=NAME`; the first is the default.\n"
+        "evenlens ships no images. Each data set lies in a folder of its name below `data.root=FOLDER`, else below\n"
+        "`$EVENLENS_DATA`, else below `~/data`.\n"
+    )
+    return _page(head, [_dataset_card(name, datasets.get(name)) for name in datasets.names()])
+
+
+def settings_table() -> str:
+    """Write the table of a run's settings."""
+    rows = []
+    for key in SCALARS:
+        setting = RunConfig.model_fields[key]
+        rows.append((f"`{key}`", _default(setting.default), setting.description or ""))
+    for section, kind in SECTIONS.items():
+        for key, setting in kind.model_fields.items():
+            rows.append((f"`{section}.{key}`", _default(setting.default), setting.description or ""))
+    return _table(("setting", "default", "what it is"), rows)
+
+
+def with_settings(guide: str) -> str:
+    """Put the table of settings between its two marks in the guide.
+
+    Raises:
+        UserError: the marks are not there.
+    """
+    before, start, rest = guide.partition(SETTINGS_START)
+    _, end, after = rest.partition(SETTINGS_END)
+    if not (start and end):
+        raise UserError(f"The guide must hold the lines {SETTINGS_START} and {SETTINGS_END}, in this order.")
+    return f"{before}{start}\n\n{settings_table()}\n\n{end}{after}"
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """Give what each written file of the documentation should hold.
+
+    Args:
+        folder: of the documentation, where guide.md lies.
+    """
+    guide = folder / "guide.md"
+    return {
+        folder / "methods.md": method_cards(),
+        folder / "datasets.md": dataset_cards(),
+        guide: with_settings(guide.read_text(encoding="utf-8")),
+    }
+
+
+# ---- one card
+
+
+def _method_card(name: str, kind: type[Method]) -> str:
+    doc = read_doc(kind)
+    facts = [("name", f"`{name}`"), ("acts", STAGES[kind.stage]), ("groups", _groups_in_words(kind.needs_group))]
+    if kind.requires:
+        starts = [
+            f"`{key}`: {needs.method}, trained to tell the {needs.target}" for key, needs in kind.requires.items()
+        ]
+        facts.append(("starts from", "; ".join(starts)))
+    options = [
+        (f"`{option.name}`", _default(option.default), _range(kind.search.get(option.name)), doc.arguments[option.name])
+        for option in _options(kind)
+    ]
+    columns = ("hyper-parameter", "default", "search", "what it is")
+    table = _table(columns, options) if options else "No hyper-parameters."
+    return _card(kind.title, doc, facts, [*doc.body, table])
+
+
+def _dataset_card(name: str, kind: type[Source]) -> str:
+    doc = read_doc(kind)
+    facts = [
+        ("name", f"`{name}`"),
+        ("licence", kind.licence),
+        ("to know", kind.caveat),
+        ("get it", kind.how_to_get),
+        ("cite", kind.citation),
+        ("home", f"<{kind.homepage}>"),
+        ("columns", ", ".join(f"`{column}`" for column in kind.columns)),
+        ("images", f"{kind.size} x {kind.size} pixels, augmented by `{kind.augment}`, unless set otherwise"),
+    ]
+    protocols = []
+    for key, protocol in kind.protocols.items():
+        groups = ", ".join(f"`{column}`" for column in protocol.sensitive)
+        free = "no" if protocol.fixed else "yes"
+        protocols.append((f"`{key}`", protocol.summary, f"`{protocol.target}`", groups, free))
+    columns = ("protocol", "what it is", "target", "groups by", "others may be chosen")
+    options = [
+        (f"`data.{option.name}`", _default(option.default), doc.arguments[option.name]) for option in _options(kind)
+    ]
+    tables = [_table(columns, protocols)]
+    if options:
+        tables.append(_table(("option", "default", "what it is"), options))
+    return _card(kind.title, doc, facts, [*doc.body, *tables])
+
+
+def _card(title: str, doc: Doc, facts: list[tuple[str, str]], middle: list[str]) -> str:
+    parts = [f"## {title}", doc.summary, _table(("", ""), facts), *middle, f"Source: {_linked(doc.source)}"]
+    return "\n\n".join([*parts, _linked(doc.differs)] if doc.differs else parts)
+
+
+def _groups_in_words(needs: tuple[str, ...]) -> str:
+    if not needs:
+        return "need not be known to train or to predict"
+    known = f"must be known for {' and '.join(needs)}"
+    return known if "prediction" in needs else f"{known}; to predict, none is asked for"
+
+
+def _options(kind: type) -> list[inspect.Parameter]:
+    return [option for option in inspect.signature(kind).parameters.values() if option.kind is option.KEYWORD_ONLY]
+
+
+def _default(value: Any) -> str:
+    if value is None or value == {}:
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _range(search: Range | None) -> str:
+    if search is None:
+        return ""
+    return f"{search.low:g} to {search.high:g}{', by orders of magnitude' if search.log else ''}"
+
+
+# ---- text
+
+
+def _joined(paragraph: str) -> str:
+    return " ".join(paragraph.split())
+
+
+def _arguments(paragraph: str) -> dict[str, str]:
+    """Read the lines below "Args:"; a line that is indented further goes on with the one above."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in paragraph.splitlines()[1:]:
+        start = re.match(r" {4}(\w+): (.*)", line)
+        if start:
+            name, text = start.groups()
+            found[name] = text
+        else:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+def _linked(text: str) -> str:
+    text = re.sub(r"arXiv[ :](\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"doi:(10\.\S+\w)", r"[doi:\1](https://doi.org/\1)", text)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([_linked(cell).replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _page(head: str, cards: list[str]) -> str:
+    return "\n\n".join([head.rstrip(), *cards]) + "\n"
+
+
+def main() -> None:
+    """Write the cards into the folder that is named."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "guide.md").is_file():
+        sys.exit("Name the folder that holds guide.md: python -m evenlens.cards docs")
+    for path, text in pages(Path(sys.argv[1])).items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

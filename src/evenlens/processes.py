@@ -1,0 +1,24 @@
+"""Processes that leave it to whoever started them when to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Start processes in here, and Ctrl-C does not reach them: a terminal sends it to all, each with its traceback.
+
+    They inherit that it is ignored; a blocked signal loky would unblock. Only the main thread may change this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

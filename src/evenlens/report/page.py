@@ -1,0 +1,322 @@
+"""Runs -> one self-contained HTML page that an engineer can hand to a manager and an auditor.
+
+The page opens without a network and allows itself none: a content security policy lets run nothing but the scripts
+that were written into it, by their hash. Whatever comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from evenlens import __version__, datasets, metrics
+from evenlens.config import SCALARS, SECTIONS, RunConfig, parse_value
+from evenlens.errors import UserError
+from evenlens.files import replacing
+from evenlens.report import figures, images, summary, tables, verdict
+from evenlens.report.figures import Shown
+from evenlens.report.summary import Row
+from evenlens.run import Run
+
+FORMAT = 1  # of the JSON beside the page
+
+START = """
+(() => {
+  const specs = JSON.parse(document.getElementById("figures").textContent);
+  for (const [key, spec] of Object.entries(specs)) {
+    const place = document.getElementById("chart-" + key);
+    vegaEmbed(place, spec, {mode: "vega-lite", ast: true, renderer: "svg", actions: false, tooltip: {theme: "light"}})
+      .then(() => { place.dataset.drawn = "yes"; })
+      .catch((error) => {
+        place.dataset.drawn = "no";
+        place.textContent = "This figure could not be drawn (" + error.message + "); its numbers stand below.";
+      });
+  }
+  const hidden = () => document.querySelectorAll("details[data-print]:not([open])");
+  let opened = [];
+  addEventListener("beforeprint", () => { opened = [...hidden()]; opened.forEach((part) => { part.open = true; }); });
+  addEventListener("afterprint", () => { opened.forEach((part) => { part.open = false; }); opened = []; });
+})();
+"""
+
+
+def write(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    title: str,
+    about: str = "",
+    baseline: str | None = None,
+    command: str | None = None,
+    rows: Sequence[Row] | None = None,
+) -> Path:
+    """Write the page, and beside it the same content as JSON (`report.html` and `report.json`).
+
+    Args:
+        runs: complete runs on the same data.
+        out: the page; replaced if it is there, and never half-written.
+        title: its headline.
+        about: a few sentences on what this is about; empty lines part paragraphs.
+        baseline: name of the method that the others are compared with; default: the first that knows no groups.
+        command: the command that made the runs and the page.
+        rows: the runs as `summary.summarise` gives them, where the caller has them already; kept in this order.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        UserError: the runs do not belong into one table, or the baseline is none of their methods.
+    """
+    out = Path(out)
+    if out.suffix == ".json":
+        raise UserError(f"{out} would be overwritten by the JSON beside the page: name the page .html.")
+    shown = show(rows or summary.summarise(runs), baseline, sort=rows is None)
+    comparisons = verdict.compare(shown.rows, shown.baseline, shown.gap, shown.level)
+    page = render(shown, comparisons, title, about, command)
+    beside = json.dumps(machine_readable(shown, comparisons, title, about, command), indent=1, allow_nan=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in ((out.with_suffix(".json"), beside), (out, page)):
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    return out
+
+
+def show(rows: Sequence[Row], baseline: str | None, sort: bool = True) -> Shown:
+    """Choose baseline, best method and gap, and give each row its mark."""
+    rows = list(rows)
+    first = verdict.baseline_of(rows, baseline)
+    if sort:
+        rows = sorted(summary.sort_rows(rows, first.method), key=lambda row: row is not first)
+    gap, level = verdict.first_defined(verdict.GAPS, rows), verdict.first_defined(verdict.LEVELS, rows)
+    return Shown(rows, figures.marks(rows), first, verdict.best_of(rows, first, level), gap, level)
+
+
+# ---- the page
+
+
+def render(shown: Shown, comparisons: Sequence[verdict.Comparison], title: str, about: str, command: str | None) -> str:
+    """Fill the template."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    drawn = figures.all_figures(shown)
+    script = _script()
+    runs = [(run, mark) for row, mark in zip(shown.rows, shown.marks, strict=True) for run in row.runs]
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=title,
+        about=[part.strip() for part in about.split("\n\n") if part.strip()],
+        version=__version__,
+        style=Markup((here / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=_hash(script),
+        specs=embed({figure.key: figure.spec for figure in drawn}),
+        shown=shown,
+        task=shown.task,
+        num_images=f"{shown.baseline.runs[0].metrics['test']['num_images']:,}",
+        seeds=verdict.seeds_in_words(shown.rows),
+        headline=verdict.headline(comparisons, shown.baseline, shown.gap, shown.name),
+        sentences=verdict.baseline_sentences(shown.baseline, shown.name(shown.baseline), shown.gap),
+        gap=metrics.get(shown.gap) if shown.gap else None,
+        level=metrics.get(shown.level) if shown.level else None,
+        against=tables.against(shown, comparisons),
+        best=shown.mark(shown.best) if shown.best else None,
+        columns=tables.columns(),
+        lines=tables.lines(shown),
+        undefined=tables.UNDEFINED,
+        figures=drawn,
+        confusion=tables.confusion(shown),
+        **_pictures(shown),
+        card=_card(shown.baseline.runs[0]),
+        cell_counts=tables.cell_counts(shown),
+        limits=verdict.limits(shown.rows, shown.baseline, len(comparisons)),
+        command=command,
+        commands=[command_of(run.config) for run, _ in runs],
+        environment_head=tables.ENVIRONMENT,
+        environment=[tables.environment(run, mark) for run, mark in runs],
+        configs=[_config(run, mark.letter) for run, mark in runs],
+    )  # fmt: skip
+
+
+def _pictures(shown: Shown) -> dict[str, Any]:
+    worst = verdict.groups(shown.baseline)[0]
+    rows = [shown.baseline, *([shown.best] if shown.best else [])]
+    sheets, why = images.sheets(rows, worst.group)
+    return {"worst_group": worst.name, "sheets": sheets, "no_sheets": why}
+
+
+def _config(run: Run, letter: str) -> tuple[str, str, str]:
+    text = (run.folder / "config.toml").read_text(encoding="utf-8")
+    return f"{letter} {run.config.method}, seed {run.config.seed}", run.metrics["id"], text
+
+
+def _card(run: Run) -> dict[str, Any]:
+    """Gather what is known of the data; a data set that this evenlens does not have is known by its name alone."""
+    config, measured = run.config, run.metrics
+    card: dict[str, Any] = {
+        "name": config.dataset,
+        "protocol": config.data.protocol or "",
+        "notes": measured["notes"],
+        "fingerprint": config.data.fingerprint or "",
+        "known": [],
+        "homepage": "",
+        "protocol_summary": "",
+    }
+    try:
+        kind = datasets.get(config.dataset)
+    except UserError:
+        return card
+    protocol = kind.protocols.get(card["protocol"])
+    known = [("Source", kind.citation), ("Licence", kind.licence), ("To know", kind.caveat)]
+    safe = kind.homepage if kind.homepage.startswith(("https://", "http://")) else ""
+    summary_of = protocol.summary if protocol else ""
+    return card | {"name": kind.title, "known": known, "homepage": safe, "protocol_summary": summary_of}
+
+
+@cache
+def _script() -> str:
+    """Bundle Vega, Vega-Lite, Vega-Embed and what starts them into one script."""
+    import altair
+    import vl_convert
+
+    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    version = wanted if wanted in vl_convert.get_vegalite_versions() else None
+    script: str = vl_convert.javascript_bundle(START, version)
+    if "</script" in script.lower() or "<!--" in script:
+        raise RuntimeError("The bundle of vl_convert would end its own <script> element; use another version of it.")
+    return script
+
+
+def _hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def embed(content: Any) -> Markup:
+    """Write JSON that can stand in a <script> element: nothing in it can end the element or a line."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # pure ASCII, so no U+2028 either
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+# ---- how to repeat a run
+
+
+def command_of(config: RunConfig) -> str:
+    """Write the command that makes this run again, with every setting that is not its default."""
+    settings = {key: getattr(config, key) for key in SCALARS if key != "seed"} | dict(config.options)
+    for section in SECTIONS:
+        values = getattr(config, section).model_dump(mode="json")
+        settings |= {f"data.{key}": value for key, value in values.pop("options", {}).items()}
+        settings |= {f"{section}.{key}": value for key, value in values.items()}
+    defaults = {key: field.default for key, field in RunConfig.model_fields.items()}
+    for section, kind in SECTIONS.items():
+        defaults |= {f"{section}.{key}": field.default for key, field in kind.model_fields.items()}
+    given = [
+        shlex.quote(f"{key}={_value(value)}")
+        for key, value in settings.items()
+        if value is not None and (key not in defaults or value != defaults[key])
+    ]
+    return " ".join(
+        ["evenlens train", shlex.quote(config.dataset), shlex.quote(config.method), f"--seed {config.seed}", *given]
+    )
+
+
+def _value(value: Any) -> str:
+    """Write a value so that `parse_value` reads it: plain where it can be, else as TOML."""
+    if isinstance(value, str):
+        return value if parse_value(value) == value else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        plain = ",".join(str(part) for part in value)
+        return (
+            plain
+            if len(value) > 1 and parse_value(plain) == list(value)
+            else json.dumps(list(value), ensure_ascii=False)
+        )
+    return str(value)
+
+
+# ---- the same for machines
+
+
+def machine_readable(
+    shown: Shown, comparisons: Sequence[verdict.Comparison], title: str, about: str, command: str | None
+) -> dict[str, Any]:
+    """Give the page's content as what JSON can hold; undefined is null."""
+    first = shown.baseline.runs[0]
+    front = figures.pareto_front(
+        [(row.numbers["accuracy"].value, row.numbers[shown.gap].value) for row in shown.rows] if shown.gap else []
+    )
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "title": title,
+        "about": about,
+        "command": command,
+        "dataset": first.config.dataset,
+        "fingerprint": first.config.data.fingerprint,
+        "task": shown.task,
+        "num_test_images": first.metrics["test"]["num_images"],
+        "train_cells": first.metrics["train_cells"],
+        "notes": first.metrics["notes"],
+        "baseline": shown.mark(shown.baseline).letter,
+        "best": shown.mark(shown.best).letter if shown.best else None,
+        "gap": shown.gap,
+        "pareto_front": [shown.marks[k].letter for k in front],
+        "rows": [_machine_row(row, mark.letter) for row, mark in zip(shown.rows, shown.marks, strict=True)],
+        "comparisons": [_machine_comparison(shown, item) for item in comparisons],
+    }
+
+
+def _machine_comparison(shown: Shown, item: verdict.Comparison) -> dict[str, Any]:
+    return {
+        "row": shown.mark(item.row).letter,
+        "words": verdict.in_words(item, shown.gap, shown.level),
+        "changes": {name: _plain(vars(c) | {"clear": c.sign != 0}) for name, c in item.changes.items()},
+    }
+
+
+def _machine_row(row: Row, letter: str) -> dict[str, Any]:
+    return {
+        "letter": letter,
+        "method": row.method,
+        "title": row.title,
+        "seconds": row.seconds,
+        "numbers": {name: _plain(vars(number)) for name, number in row.numbers.items()},
+        "counts": row.counts.tolist(),
+        "groups": [_plain(vars(served)) for served in verdict.groups(row)],
+        "cells": [_plain(vars(served)) for served in verdict.cells(row)],
+        "runs": [
+            {
+                "id": run.metrics["id"],
+                "seed": run.config.seed,
+                "command": command_of(run.config),
+                "config": run.config.model_dump(mode="json"),
+                "selected_epoch": run.metrics["selected_epoch"],
+                "environment": run.environment,
+            }
+            for run in row.runs
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Turn what a dataclass holds into JSON; NaN into null."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

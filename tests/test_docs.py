@@ -1,0 +1,195 @@
+"""The words around the code: cards are those of the classes, examples run, commands parse, links lead somewhere."""
+
+import importlib
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import evenlens
+from evenlens import cards, metrics, registry, run, sweeps
+from evenlens.cli import app
+from evenlens.config import make_config, parse_overrides
+from evenlens.datasets.avatars import Avatars
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+MADE_LATER = {ROOT / "docs" / "report.png"}  # a picture of the demo's report
+FILE_OF_A_METHOD = re.compile(r"# src/evenlens/methods/(\w+)\.py\n")
+EXTERNAL = ("http://", "https://", "mailto:")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(text, language):
+    """The fenced blocks of a language, without the indentation of a list that they stand in."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+def prose(text):
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def example_methods(tmp_path):
+    """The methods that the pages write out, as files in a folder where methods are looked for."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    names = []
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8"), "python"):
+            if found := FILE_OF_A_METHOD.match(block):
+                (folder / f"{found[1]}.py").write_text(block, encoding="utf-8")
+                names.append(found[1])
+    places = importlib.import_module("evenlens.methods").__path__
+    places.append(str(folder))
+    importlib.invalidate_caches()
+    yield names
+    places.remove(str(folder))
+    evenlens.methods.get.cache_clear()
+    for name in names:
+        sys.modules.pop(f"evenlens.methods.{name}", None)
+
+
+# ---- cards
+
+
+@pytest.mark.parametrize("path", sorted(cards.pages(ROOT / "docs")), ids=lambda path: path.name)
+def test_the_cards_are_those_of_the_classes(path):
+    assert path.read_text(encoding="utf-8") == cards.pages(ROOT / "docs")[path], "run: python -m evenlens.cards docs"
+
+
+@pytest.mark.parametrize(
+    ("package", "page"), [("evenlens.methods", "methods.md"), ("evenlens.datasets", "datasets.md")]
+)
+def test_every_method_and_data_set_has_one_card(package, page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| name \| `(\w+)` \|$", text, re.MULTILINE)) == registry.module_names(package)
+
+
+def test_a_guide_without_marks_for_the_settings_is_refused():
+    with pytest.raises(evenlens.UserError, match="must hold the lines"):
+        cards.with_settings("# Guide\n")
+
+
+# ---- examples
+
+
+def test_python_examples_run(tmp_path, monkeypatch, example_methods, capsys):
+    """On drawings as the examples name them, but fewer; a page's examples go on from each other."""
+    fewer = {"num_train": 160, "num_val": 80, "num_test": 80}
+    monkeypatch.setattr(Avatars.__init__, "__kwdefaults__", {**Avatars.__init__.__kwdefaults__, **fewer})
+    monkeypatch.chdir(tmp_path)
+    num_run = 0
+    for page in PAGES:
+        names = {"__name__": page.stem}
+        for number, block in enumerate(blocks(page.read_text(encoding="utf-8"), "python"), 1):
+            if FILE_OF_A_METHOD.match(block):
+                continue
+            exec(compile(block, f"{page.name}, example {number}", "exec"), names)
+            num_run += 1
+    assert num_run >= 6
+    assert "False" not in capsys.readouterr().out, "an example that compares two things found them different"
+    assert example_methods
+    for name in example_methods:
+        made = evenlens.train("avatars", name, train={"epochs": 1})
+        assert made.log[0]["loss"] > 0
+
+
+def test_the_numbers_in_comments_are_those_that_are_printed(capsys):
+    seen = 0
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8"), "python"):
+            if "findings = evenlens.audit(\n    label=" not in block and 'evenlens.audit(["' not in block:
+                continue
+            exec(block, {"evenlens": evenlens})
+            printed = capsys.readouterr().out.splitlines()
+            said = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+            assert len(said) == len(printed)
+            for words, line in zip(said, printed, strict=True):
+                for number in re.findall(r"\bnan\b|\b\d\.\d\b", words):
+                    assert number in line
+                    seen += 1
+    assert seen >= 5
+
+
+@every_page
+def test_recipes_can_be_read(page):
+    for block in blocks(page.read_text(encoding="utf-8"), "toml"):
+        for config in sweeps.expand(tomllib.loads(block)).configs:
+            run.complete(config)
+
+
+# ---- commands
+
+
+def commands(text):
+    """What a reader may type: in sentences, where a command's name may stand alone, and in blocks."""
+    inline = re.findall(r"(?<!`)`((?:evenlens|make) [^`\n]+)`", prose(text))
+    shell = [line.strip() for block in blocks(text, "sh") for line in block.splitlines()]
+    return [(shlex.split(line), line in inline) for line in [*inline, *shell]]
+
+
+@every_page
+def test_commands_are_understood(page, example_methods):
+    group = typer.main.get_command(app)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for (program, name, *rest), inline in commands(page.read_text(encoding="utf-8")):
+        if program == "make":
+            assert name in targets
+        if program != "evenlens" or name == "--help":
+            continue
+        assert name in group.commands, f"there is no command 'evenlens {name}'"
+        if rest != ["--help"] and (rest or not inline):
+            check_what_is_named(name, group.commands[name].make_context(name, rest).params)
+
+
+def check_what_is_named(command, given):
+    """Look up what a command names; a word in capitals stands for any."""
+    if command == "train" and not given["method"].isupper() and not given["dataset"].isupper():
+        run.complete(make_config(given["dataset"], given["method"], parse_overrides(given["settings"] or [])))
+    elif command == "sweep":
+        for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
+            run.complete(config)
+    elif command == "list":
+        assert given["what"] in (None, "methods", "datasets", "metrics", "settings")
+    elif command == "show" and not given["name"].isupper() and "/" not in given["name"]:
+        places = ("evenlens.methods", "evenlens.datasets")
+        assert given["name"] in [*metrics.METRICS, *(name for place in places for name in registry.module_names(place))]
+
+
+def test_a_command_that_is_wrong_is_noticed():
+    with pytest.raises(evenlens.UserError, match="did you mean"):
+        check_what_is_named("train", {"dataset": "avatars", "method": "group_dor", "settings": []})
+
+
+# ---- links
+
+
+def anchors(text):
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
+        if link.startswith(EXTERNAL):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() or target in MADE_LATER, f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
+
+
+@every_page
+def test_files_that_are_named_exist(page):
+    text = prose(page.read_text(encoding="utf-8"))
+    for name in re.findall(r"`((?:src|tests|docs|recipes|benchmarks|\.ci)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), f"{name} is named, and is not there"
