@@ -21,10 +21,12 @@ FLOORS = [
     ["nets"],
     ["method"],
     ["methods", "model_file"],
+    ["run_folder"],
     ["run"],
     ["predict", "sweeps"],
     ["report"],
     ["api", "cards"],
+    ["terminal"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -308,12 +308,15 @@ def test_ctrl_c_to_all_processes_is_one_sentence(tmp_path, cache, words, moment)
     sign = "images/*/journal.jsonl" if moment == "images" else "*/avatars/*/.*.partial/checkpoint.pt"
     place = cache if moment == "images" else tmp_path
     deadline = time.monotonic() + 90
-    while not list(place.glob(sign)):
+    while not any(path.stat().st_size for path in place.glob(sign)):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert err.strip().splitlines()[-1].startswith("Stopped.")
     assert "Traceback" not in err

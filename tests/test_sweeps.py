@@ -1,7 +1,5 @@
 """Many runs: what a recipe expands to, and that one bad run leaves the others alone."""
 
-import os
-import signal
 import sys
 import textwrap
 
@@ -11,6 +9,7 @@ from evenlens import run, sweeps
 from evenlens.config import make_config
 from evenlens.errors import UserError
 from evenlens.sweeps import Event, expand, sweep
+from tests import worker
 
 SHORT = {"train.epochs": 1, "train.batch_size": 64, "precision": "fp32", "data.num": 400, "data.correlation": 0.7}
 
@@ -56,105 +55,67 @@ def test_an_unknown_name_in_one_run_is_refused_before_any_is_made(tmp_path, monk
         sweep(configs, tmp_path)
 
 
-# ---- runs, in processes that are forked, so that they know the tests' data set
+# ---- runs, in processes of their own
 
 
 @pytest.fixture
-def forked(monkeypatch):
-    import multiprocessing
-
-    context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(sweeps.multiprocessing, "get_context", lambda kind: context)
+def workers(monkeypatch):
+    """Let the sweep's processes know the tests' data set."""
+    monkeypatch.setattr(sweeps, "_work", worker.work)
 
 
-def failing(monkeypatch, how, seed):
-    """Let the run of one seed fail in its worker."""
-    original = run.train
-
-    def train(config, *arguments):
-        if config.seed == seed:
-            how()
-        return original(config, *arguments)
-
-    monkeypatch.setattr(run, "train", train)
+def configs_of(*seeds):
+    return [make_config("tiny", "erm", {**SHORT, "seed": seed}) for seed in seeds]
 
 
-def refuse():
-    raise UserError("it cannot be.")
-
-
-def break_off():
-    raise RuntimeError("an error of ours")
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-CONFIGS = [make_config("tiny", "erm", {**SHORT, "seed": seed}) for seed in (1, 2, 3)]
-
-
-def test_all_runs_are_made_and_the_second_time_none(tmp_path, forked):
+def test_all_runs_are_made_once_and_those_that_fail_or_are_killed_leave_the_others_alone(tmp_path, workers):
     events: list[Event] = []
-    first = sweep([*CONFIGS, CONFIGS[0]], tmp_path, 2, events.append)
-    assert (first.made, first.failed) == (3, {})
-    assert [folder.exists() for folder in first.folders] == [True] * 3
-    assert [event.kind for event in events if event.kind != "steps"].count("done") == 3
-    again = sweep(CONFIGS, tmp_path, 2)
+    configs = configs_of(1, worker.REFUSES, worker.BREAKS, worker.DIES, 2, 1)
+    first = sweep(configs, tmp_path, 2, events.append)
+    assert first.made == 2
+    assert [run.Run.open(folder).config.seed for folder in first.folders] == [1, 2]
+    assert [event.kind for event in events].count("done") == 2
+    why = {name.split(" (")[0]: said for name, said in first.failed.items()}
+    assert why["tiny erm seed 102"] == "it cannot be."
+    assert why["tiny erm seed 103"] == "RuntimeError: an error of ours"
+    assert why["tiny erm seed 104"].startswith("its process ended with code -9")
+    again = sweep(configs_of(1, 2), tmp_path, 2)
     assert (again.made, again.folders) == (0, first.folders)
-    assert run.Run.open(first.folders[1]).config.seed == 2
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    (refuse, "it cannot be."), (break_off, "RuntimeError: an error of ours"), (die, "its process ended with code -9"),
-])  # fmt: skip
-def test_one_run_that_fails_or_is_killed_leaves_the_others_alone(tmp_path, forked, monkeypatch, how, said):
-    failing(monkeypatch, how, seed=2)
-    outcome = sweep(CONFIGS, tmp_path, 2)
-    assert outcome.made == 2
-    assert len(outcome.folders) == 2
-    ((name, why),) = outcome.failed.items()
-    assert name.startswith("tiny erm seed 2 (")
-    assert why.startswith(said)
+def test_two_failures_of_one_method_and_seed_are_counted_twice(tmp_path, workers):
+    configs = [
+        make_config("tiny", "erm", {**SHORT, "train.epochs": epochs, "seed": worker.REFUSES}) for epochs in (1, 2)
+    ]
+    assert len(sweep(configs, tmp_path, 1).failed) == 2
 
 
-def test_two_failures_of_one_method_and_seed_are_counted_twice(tmp_path, forked, monkeypatch):
-    failing(monkeypatch, refuse, seed=1)
-    configs = [make_config("tiny", "erm", {**SHORT, "train.epochs": epochs}) for epochs in (1, 2)]
-    assert len(sweep(configs, tmp_path, 2).failed) == 2
-
-
-def test_a_worker_that_dies_before_it_reads_what_it_was_handed_is_a_failure_and_no_crash(tmp_path, forked, monkeypatch):
-    monkeypatch.setattr(sweeps, "_work", lambda *arguments: die())
-    outcome = sweep(CONFIGS, tmp_path, 2)
-    assert len(outcome.failed) == 3
+def test_a_worker_that_dies_before_it_reads_what_it_was_handed_is_a_failure_and_no_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "_work", worker.die_at_once)
+    outcome = sweep(configs_of(1, 2), tmp_path, 1)
+    assert len(outcome.failed) == 2
     assert not outcome.folders
 
 
-def test_the_command_shows_the_others_names_the_failed_one_and_ends_with_2(command, forked, monkeypatch, tmp_path):
+def test_the_command_shows_the_others_names_the_failed_one_and_ends_with_2(command, workers, tmp_path):
     (tmp_path / "recipe.toml").write_text(
-        textwrap.dedent("""
+        textwrap.dedent(f"""
         title = "With [brackets]"
         dataset = "tiny"
         method = "erm"
-        seed = [1, 2]
+        seed = [1, {worker.REFUSES}]
         precision = "fp32"
         train.epochs = 1
         data.num = 400
         data.correlation = 0.7
         """)
     )
-    with monkeypatch.context() as patch:
-        failing(patch, refuse, seed=2)
-        ended = command("sweep", "recipe.toml", "--jobs", "2")
-    assert ended.code == 2
-    assert "failed: tiny erm seed 2" in ended.err
-    assert "1 of 2 runs failed; the same command tries them again." in ended.err
-    assert "With [brackets]" in ended.out
-    assert "Traceback" not in ended.err
     ended = command("sweep", "recipe.toml", "--jobs", "2", "--markdown")
-    assert ended.code == 0
+    assert ended.code == 2
+    assert f"failed: tiny erm seed {worker.REFUSES}" in ended.err
+    assert "1 of 2 runs failed; the same command tries them again." in ended.err
     assert "| method |" in ended.out
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.slow

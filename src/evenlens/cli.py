@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from evenlens import __version__, registry
+from evenlens import __version__, registry, terminal
 from evenlens.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from evenlens.report.summary import Row
     from evenlens.run import Run
-    from evenlens.sweeps import Event
 
 app = typer.Typer(
     name="evenlens",
@@ -29,19 +23,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""See how an image model treats groups of people, repair it, and prove it.
-
-    Start with [bold]evenlens demo[/bold]: six methods on drawn faces, in three minutes, and a page to look at.
-    Then [bold]evenlens list[/bold], and [bold]evenlens train avatars erm[/bold].""",
 )
-out = Console()
-err = Console(stderr=True)
-
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
 INTERRUPTED = 130
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
-PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets"}
 
 
 def main() -> None:
@@ -64,26 +50,32 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
-        err.print("Stopped. The same command goes on after the last finished epoch.")
+        terminal.err.print("Stopped. The same command goes on after the last finished epoch.")
     sys.exit(code)
 
 
 def _stop(message: str) -> NoReturn:
-    err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    terminal.err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(2)
 
 
 def _version(value: bool) -> None:
     if value:
-        out.print(f"evenlens {__version__}")
+        terminal.out.print(f"evenlens {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
-    pass
+    """See how an image model treats groups of people, repair it, and prove it.
+
+    Start with [bold]evenlens demo[/bold]: six methods on drawn faces, in three minutes, and a page to look at.
+    Then [bold]evenlens list[/bold], and [bold]evenlens train avatars erm[/bold].
+    """
 
 
 @app.command()
@@ -116,9 +108,9 @@ def train(
     from evenlens.config import make_config, parse_overrides
 
     config = make_config(dataset, method, {"seed": seed, **parse_overrides(settings or [])})
-    with _watching(f"{dataset} {method}") as watch:
+    with terminal.watching(f"{dataset} {method}") as watch:
         made = running.train(config, runs, watch)
-    _print_run(made)
+    terminal.print_run(made)
 
 
 @app.command()
@@ -180,7 +172,7 @@ def report(
     from evenlens.report import page as pages
 
     written = pages.write(_find_runs(folders), page, title=title, baseline=baseline)
-    out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
+    terminal.out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
 
 
 @app.command("list")
@@ -194,12 +186,12 @@ def list_(
     if what is not None and what not in kinds:
         raise unknown("kind of thing to list", what, kinds)
     for kind in (what,) if what else kinds[:2]:
-        if kind in PLACES:
-            _list_cards(kind)
+        if kind in terminal.PLACES:
+            terminal.list_cards(kind)
         elif kind == "metrics":
-            _list_metrics()
+            terminal.list_metrics()
         else:
-            _list_settings()
+            terminal.list_settings()
 
 
 @app.command()
@@ -207,20 +199,23 @@ def show(name: Annotated[str, typer.Argument(help="A method, a data set, a metri
     """Show the card of a method, data set or metric, or the numbers of a run."""
     from evenlens import metrics
 
-    for package in PLACES.values():
+    for package in terminal.PLACES.values():
         if name in registry.module_names(package):
-            _show_card(package, name)
+            terminal.show_card(package, name)
             return
     if name in metrics.METRICS:
         metric = metrics.get(name)
-        out.print(f"[bold]{metric.title}[/] ({metric.name})\n{metric.definition}\nSource: {metric.source}")
-        out.print(f"Range {metric.range[0]:g} to {metric.range[1]:g}; {metric.direction} is better.")
+        terminal.out.print(f"[bold]{metric.title}[/] ({metric.name})\n{metric.definition}\nSource: {metric.source}")
+        terminal.out.print(f"Range {metric.range[0]:g} to {metric.range[1]:g}; {metric.direction} is better.")
     elif Path(name).exists():
         from evenlens.run import Run
 
-        _print_run(Run.open(name))
+        terminal.print_run(Run.open(name))
     else:
-        known = [name for package in PLACES.values() for name in registry.module_names(package)] + list(metrics.METRICS)
+        known = [
+            *(name for place in terminal.PLACES.values() for name in registry.module_names(place)),
+            *metrics.METRICS,
+        ]
         raise unknown("method, data set, metric or run folder", name, known)
 
 
@@ -234,31 +229,14 @@ def predict(
     """Predict a folder of images: one row an image, with the class and the probability of each."""
     from evenlens import predict as predicting
 
-    with _watching("predicting") as watch:
+    with terminal.watching("predicting") as watch:
         written = predicting.predict_folder(model, folder, table, skip_unreadable, watch)
-    out.print(f"{written.num_images:,} images: {escape(str(table))}", soft_wrap=True)
+    terminal.out.print(f"{written.num_images:,} images: {escape(str(table))}", soft_wrap=True)
     for name, why in written.unreadable.items():
-        err.print(f"left out: {escape(name)} ({escape(why)})", soft_wrap=True)
+        terminal.err.print(f"left out: {escape(name)} ({escape(why)})", soft_wrap=True)
 
 
 # ---- what the commands share
-
-
-@contextmanager
-def _watching(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar for each thing that is being done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        bars: dict[str, Any] = {}
-
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(f"{escape(title)}: {what}", total=total)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield watch
 
 
 def _sweep_and_show(
@@ -268,10 +246,10 @@ def _sweep_and_show(
     from evenlens.run import Run
     from evenlens.sweeps import sweep as run_sweep
 
-    with _sweep_display(len(recipe.configs)) as (listen, watch):
+    with terminal.sweep_display(len(recipe.configs)) as (listen, watch):
         outcome = run_sweep(recipe.configs, runs, jobs, listen, watch)
     for name, why in outcome.failed.items():
-        err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
+        terminal.err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
     if not outcome.folders:
         return outcome.failed
     made = [Run.open(folder) for folder in outcome.folders]
@@ -279,47 +257,17 @@ def _sweep_and_show(
     if markdown:
         print(summary.to_markdown(rows))
     else:
-        _print_rows(rows, recipe.title)
+        terminal.print_rows(rows, recipe.title)
     for note in made[0].metrics["notes"]:
-        out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
+        terminal.out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
     if page:
         from evenlens.report import page as pages
 
         pages.write(
             made, page, title=recipe.title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows
         )
-        out.print(f"Page: {escape(str(page.resolve()))}", soft_wrap=True)
+        terminal.out.print(f"Page: {escape(str(page.resolve()))}", soft_wrap=True)
     return outcome.failed
-
-
-@contextmanager
-def _sweep_display(num_runs: int) -> Iterator[tuple[Callable[[Event], None], Callable[[str, int, int], None]]]:
-    """Show one bar for the sweep and one for each run under way."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from evenlens.sweeps import describe
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        whole = progress.add_task("runs", total=num_runs)
-        bars: dict[Any, Any] = {}
-
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(f"preparing {what}", total=total)
-            progress.update(bars[what], completed=done, total=total, visible=done < total)
-
-        def listen(event: Event) -> None:
-            if event.kind == "started":
-                bars[event.number] = progress.add_task(f"  {escape(describe(event.config))}", total=None)
-            elif event.kind == "steps":
-                progress.update(bars[event.number], completed=event.done, total=event.total)
-            elif event.kind in ("done", "failed"):
-                progress.remove_task(bars.pop(event.number))
-            if event.kind in ("done", "failed", "skipped"):
-                progress.advance(whole)
-
-        yield listen, watch
 
 
 def _find_runs(folders: list[Path]) -> list[Run]:
@@ -340,112 +288,3 @@ def _find_runs(folders: list[Path]) -> list[Run]:
     if not found:
         raise UserError(f"No complete run below {', '.join(map(str, folders))}: make one with evenlens train.")
     return found
-
-
-def _print_rows(rows: list[Row], title: str) -> None:
-    from evenlens import metrics
-    from evenlens.report.summary import COLUMNS
-
-    table = Table(
-        title=escape(title), caption="95 % intervals over test images; seeds' spread is on the page", expand=False
-    )
-    table.add_column("method")
-    for name in COLUMNS:
-        direction = "↑" if metrics.get(name).direction == "higher" else "↓"
-        table.add_column(f"{COLUMNS[name]} {direction}", justify="right")
-    table.add_column("s", justify="right")
-    for row in rows:
-        numbers = [row.numbers[name] for name in COLUMNS]
-        cells = [
-            f"{n.value:.3f}\n[dim]{n.low:.2f} to {n.high:.2f}[/]" if n.value == n.value else "undefined"
-            for n in numbers
-        ]
-        table.add_row(escape(row.title), *cells, f"{row.seconds:.0f}")
-    out.print(table)
-
-
-def _print_run(run: Run) -> None:
-    config, measured = run.config, run.metrics["test"]["metrics"]
-    table = Table("metric", "test", "95 % interval", title=f"{config.dataset} / {config.method}, seed {config.seed}")
-    from evenlens import metrics
-    from evenlens.report.summary import SHOWN
-
-    for name in SHOWN:
-        value, low, high = measured[name]
-        spread = "" if low is None else f"{low:.3f} to {high:.3f}"
-        table.add_row(metrics.get(name).title, "undefined" if value is None else f"{value:.3f}", spread)
-    out.print(table)
-    task, counts = run.metrics["task"], run.metrics["test"]["counts"]
-    groups = Table("group", "images", "accuracy", "95 % interval")
-    intervals = metrics.rate_intervals("accuracy", _array(counts))
-    for number, name in enumerate(task["group_names"]):
-        value, low, high, n = (float(field[number]) for field in intervals)
-        groups.add_row(
-            escape(name), f"{n:.0f}", *((f"{value:.3f}", f"{low:.3f} to {high:.3f}") if n else ("undefined", ""))
-        )
-    out.print(groups)
-    for note in run.metrics["notes"]:
-        out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
-    kept = f"Kept epoch {run.metrics['selected_epoch']} by {config.select} on validation data."
-    out.print(f"{kept} Run: {escape(str(run.folder))}", soft_wrap=True)
-
-
-def _array(nested: Any) -> Any:
-    import numpy as np
-
-    return np.array(nested)
-
-
-def _list_cards(kind: str) -> None:
-    table = Table(title=kind, title_justify="left", show_lines=False)
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("what it is")
-    if kind == "methods":
-        table.add_column("stage")
-        table.add_column("needs groups in")
-    for name, card in registry.describe(PLACES[kind]).items():
-        more = [card.get("stage", "in"), card.get("needs_group", "training") or "nothing"] if kind == "methods" else []
-        table.add_row(name, escape(card["summary"]), *more)
-    out.print(table)
-
-
-def _list_metrics() -> None:
-    from evenlens import metrics
-
-    table = Table("name", "what it is", "better")
-    for metric in metrics.METRICS.values():
-        table.add_row(metric.name, escape(metric.definition), metric.direction)
-    out.print(table)
-
-
-def _list_settings() -> None:
-    from evenlens.config import SECTIONS, RunConfig
-
-    table = Table("setting", "default", "what it is")
-    for key in ("seed", "select", "precision"):
-        field = RunConfig.model_fields[key]
-        table.add_row(key, str(field.default), field.description)
-    for section, kind in SECTIONS.items():
-        for key, field in kind.model_fields.items():
-            table.add_row(f"{section}.{key}", "" if field.default is None else str(field.default), field.description)
-    out.print(table)
-
-
-def _show_card(package: str, name: str) -> None:
-    import inspect
-
-    from evenlens import datasets, methods
-
-    kind: Any = (methods if package.endswith("methods") else datasets).get(name)
-    out.print(f"[bold]{escape(kind.title)}[/] ({name})\n")
-    out.print(escape(inspect.getdoc(kind) or ""), highlight=False)
-    if package.endswith("datasets"):
-        out.print(
-            f"\nLicence: {escape(kind.licence)}\nTo know: {escape(kind.caveat)}\nGet it: {escape(kind.how_to_get)}"
-        )
-        for protocol_name, protocol in kind.protocols.items():
-            out.print(f"  data.protocol={protocol_name}: {escape(protocol.summary)}")
-    options = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        prefix = "" if package.endswith("methods") else "data."
-        out.print(f"  {prefix}{option.name}={option.default}", highlight=False)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
     """Start processes in here, and Ctrl-C does not reach them: a terminal sends it to all, each with its traceback.
 
-    They inherit that it is ignored; a blocked signal loky would unblock. Only the main thread may change this.
+    They inherit that it is ignored; a blocked signal loky would unblock. In the milliseconds of the start Ctrl-C is
+    lost, and has to be pressed again. Only the main thread may change this.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -61,7 +61,7 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
 
     Args:
         content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
-            `options.<method>` for the hyper-parameters of one method.
+            `options.<method>` for the hyper-parameters of one method. A run's config.toml is a recipe for one run.
         name: title where the recipe has none.
 
     Raises:
@@ -90,13 +90,16 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
                 else _listed(value)
             )
     named = _listed(content["method"])
-    for method in content.get("options", {}):
+    options = content.get("options", {})
+    if isinstance(content["method"], str) and not any(isinstance(value, dict) for value in options.values()):
+        options = {content["method"]: options}  # a run's config.toml, whose options are those of its one method
+    for method in options:
         if method not in named:
             raise unknown("method in options of the recipe", method, named)
-        _check_table(f"options.{method}", content["options"][method])
+        _check_table(f"options.{method}", options[method])
     configs = []
     for dataset, method in itertools.product(_listed(content["dataset"]), named):
-        own = {key: _listed(value) for key, value in content.get("options", {}).get(method, {}).items()}
+        own = {key: _listed(value) for key, value in options.get(method, {}).items()}
         configs += [make_config(dataset, method, settings) for settings in _combinations({**choices, **own})]
     if not configs:
         raise UserError("A value of the recipe is an empty list, so that there is nothing to run: name one or more.")
@@ -181,8 +184,8 @@ def sweep(
     for config in completed:
         key = f"{config.dataset} {config.data}"
         if key not in loaded:
-            loaded[key] = run.load_data(config, watch_images).splits.fingerprint
-        pinned.append(config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": loaded[key]})}))
+            loaded[key] = run.load_data(config, watch_images).splits
+        pinned.append(run.pin(config, loaded[key]))
     outcome = Outcome([run.folder_of(config, runs) for config in pinned])
     todo = []
     for number, (config, folder) in enumerate(zip(pinned, outcome.folders, strict=True)):

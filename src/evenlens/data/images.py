@@ -166,21 +166,20 @@ def _make_all(
     tasks = ((make, items[start : start + CHUNK], start, pixels, shape) for start in waiting)
     pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
     try:
-        with pool, journal.open("a") as log:
+        with journal.open("a") as log:
             for start, damaged in _bounded_map(pool, tasks, 4 * workers):
                 done[start] = damaged
                 log.write(json.dumps({"start": start, "damaged": damaged}) + "\n")
                 log.flush()
                 if progress:
                     progress(min(len(done) * CHUNK, shape[0]), shape[0])
-    except KeyboardInterrupt:
-        pool.shutdown(kill_workers=True)  # what they had not finished is made again
-        raise
     except BrokenProcessPool:
         raise UserError(
             "A process that makes images was ended from outside, as happens when memory runs out: make room, and the "
             "same command goes on where it was."
         ) from None
+    finally:
+        pool.shutdown(kill_workers=len(done) < len(range(0, shape[0], CHUNK)))  # stopped early: wait for nobody
     damaged_all = {row: why for found in done.values() for row, why in sorted(found.items())}
     header = {"fingerprint": _fingerprint(pixels), "damaged": damaged_all}
     with replacing(folder / "store.json") as part:

@@ -55,7 +55,8 @@ class Row:
 
     Attributes:
         method: its name.
-        title: what tables call it.
+        title: what a wide table calls it: name, source, and what tells it from others of the same method.
+        label: what a narrow one calls it: the method's name, and the same.
         runs: its runs, by seed.
         numbers: by metric.
         counts: (G, C, C) test counts, added over the seeds.
@@ -64,6 +65,7 @@ class Row:
 
     method: str
     title: str
+    label: str
     runs: tuple[Run, ...]
     numbers: dict[str, Number]
     counts: np.ndarray
@@ -91,11 +93,11 @@ def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int
                 f"{first.folder} and {group[0].folder} were made on different data or tasks: report them apart."
             )
     titles = _titles([group[0].config for group in grouped.values()])
-    return [_row(group, title, names, replicates) for group, title in zip(grouped.values(), titles, strict=True)]
+    return [_row(group, *title, names, replicates) for group, title in zip(grouped.values(), titles, strict=True)]
 
 
-def _titles(configs: list[RunConfig]) -> list[str]:
-    """Name each row after its method, and after what tells it from others of the same method."""
+def _titles(configs: list[RunConfig]) -> list[tuple[str, str]]:
+    """Give each row its title and its label."""
     cards = describe("evenlens.methods")
     flat = [
         {f"{section}{key}": value for section, part in _sections(config) for key, value in part.items()}
@@ -105,8 +107,8 @@ def _titles(configs: list[RunConfig]) -> list[str]:
     for config, settings in zip(configs, flat, strict=True):
         same = [other for twin, other in zip(configs, flat, strict=True) if twin.method == config.method]
         varied = [f"{key}={value}" for key, value in settings.items() if any(other.get(key) != value for other in same)]
-        title = cards.get(config.method, {}).get("title", config.method)
-        titles.append(f"{title} [{', '.join(varied)}]" if varied else title)
+        suffix = f" [{', '.join(varied)}]" if varied else ""
+        titles.append((cards.get(config.method, {}).get("title", config.method) + suffix, config.method + suffix))
     return titles
 
 
@@ -120,7 +122,7 @@ def _sections(config: RunConfig) -> list[tuple[str, dict]]:
     ]
 
 
-def _row(runs: list[Run], title: str, names: Sequence[str], replicates: int) -> Row:
+def _row(runs: list[Run], title: str, label: str, names: Sequence[str], replicates: int) -> Row:
     task, train_cells = runs[0].metrics["task"], np.array(runs[0].metrics["train_cells"])
     tables = [run.predictions("test") for run in runs]
     predicted = np.stack([table["prediction"] for table in tables])
@@ -144,7 +146,7 @@ def _row(runs: list[Run], title: str, names: Sequence[str], replicates: int) -> 
         )
     counts = np.sum([run.metrics["test"]["counts"] for run in runs], axis=0)
     seconds = float(np.mean([run.environment["seconds_training"] for run in runs]))
-    return Row(runs[0].config.method, title, tuple(runs), numbers, counts, seconds)
+    return Row(runs[0].config.method, title, label, tuple(runs), numbers, counts, seconds)
 
 
 def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:

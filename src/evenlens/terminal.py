@@ -1,0 +1,175 @@
+"""What the commands print: tables, cards, bars of progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evenlens import metrics, registry
+
+if TYPE_CHECKING:
+    from evenlens.report.summary import Row
+    from evenlens.run import Run
+    from evenlens.sweeps import Event
+
+out = Console()
+err = Console(stderr=True)
+PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets"}
+
+
+@contextmanager
+def watching(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each thing that is being done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bars: dict[str, Any] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(f"{escape(title)}: {what}", total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield watch
+
+
+@contextmanager
+def sweep_display(num_runs: int) -> Iterator[tuple[Callable[[Event], None], Callable[[str, int, int], None]]]:
+    """Show one bar for the sweep and one for each run under way."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from evenlens.sweeps import describe
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        whole = progress.add_task("runs", total=num_runs)
+        bars: dict[Any, Any] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(f"preparing {what}", total=total)
+            progress.update(bars[what], completed=done, total=total, visible=done < total)
+
+        def listen(event: Event) -> None:
+            if event.kind == "started":
+                bars[event.number] = progress.add_task(f"  {escape(describe(event.config))}", total=None)
+            elif event.kind == "steps":
+                progress.update(bars[event.number], completed=event.done, total=event.total)
+            elif event.kind in ("done", "failed"):
+                progress.remove_task(bars.pop(event.number))
+            if event.kind in ("done", "failed", "skipped"):
+                progress.advance(whole)
+
+        yield listen, watch
+
+
+def print_rows(rows: list[Row], title: str) -> None:
+    """Print the narrow table of a comparison."""
+    from evenlens.report.summary import COLUMNS
+
+    table = Table(
+        title=escape(title), caption="95 % intervals over test images; seeds' spread is on the page", expand=False
+    )
+    table.add_column("method", no_wrap=True)
+    for name in COLUMNS:
+        direction = "↑" if metrics.get(name).direction == "higher" else "↓"
+        table.add_column(f"{COLUMNS[name]} {direction}", justify="right")
+    table.add_column("s", justify="right")
+    for row in rows:
+        numbers = [row.numbers[name] for name in COLUMNS]
+        cells = [
+            f"{n.value:.3f}\n[dim]{n.low:.2f} to {n.high:.2f}[/]" if n.value == n.value else "undefined"
+            for n in numbers
+        ]
+        table.add_row(escape(row.label), *cells, f"{row.seconds:.0f}")
+    out.print(table)
+
+
+def print_run(run: Run) -> None:
+    """Print what one run measured on its test images."""
+    config, measured = run.config, run.metrics["test"]["metrics"]
+    table = Table("metric", "test", "95 % interval", title=f"{config.dataset} / {config.method}, seed {config.seed}")
+    from evenlens.report.summary import SHOWN
+
+    for name in SHOWN:
+        value, low, high = measured[name]
+        spread = "" if low is None else f"{low:.3f} to {high:.3f}"
+        table.add_row(metrics.get(name).title, "undefined" if value is None else f"{value:.3f}", spread)
+    out.print(table)
+    task, counts = run.metrics["task"], run.metrics["test"]["counts"]
+    groups = Table("group", "images", "accuracy", "95 % interval")
+    intervals = metrics.rate_intervals("accuracy", np.array(counts))
+    for number, name in enumerate(task["group_names"]):
+        value, low, high, n = (float(field[number]) for field in intervals)
+        groups.add_row(
+            escape(name), f"{n:.0f}", *((f"{value:.3f}", f"{low:.3f} to {high:.3f}") if n else ("undefined", ""))
+        )
+    out.print(groups)
+    for note in run.metrics["notes"]:
+        out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
+    kept = f"Kept epoch {run.metrics['selected_epoch']} by {config.select} on validation data."
+    out.print(f"{kept} Run: {escape(str(run.folder))}", soft_wrap=True)
+
+
+def list_cards(kind: str) -> None:
+    """Print a line for each method or data set."""
+    table = Table(title=kind, title_justify="left", show_lines=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("what it is")
+    if kind == "methods":
+        table.add_column("stage")
+        table.add_column("needs groups in")
+    for name, card in registry.describe(PLACES[kind]).items():
+        more = [card.get("stage", "in"), card.get("needs_group", "training") or "nothing"] if kind == "methods" else []
+        table.add_row(name, escape(card["summary"]), *more)
+    out.print(table)
+
+
+def list_metrics() -> None:
+    """Print a line for each metric."""
+    table = Table("name", "what it is", "better")
+    for metric in metrics.METRICS.values():
+        table.add_row(metric.name, escape(metric.definition), metric.direction)
+    out.print(table)
+
+
+def list_settings() -> None:
+    """Print a line for each setting of a run."""
+    from evenlens.config import SECTIONS, RunConfig
+
+    table = Table("setting", "default", "what it is")
+    for key in ("seed", "select", "precision"):
+        field = RunConfig.model_fields[key]
+        table.add_row(key, str(field.default), field.description)
+    for section, kind in SECTIONS.items():
+        for key, field in kind.model_fields.items():
+            table.add_row(f"{section}.{key}", "" if field.default is None else str(field.default), field.description)
+    out.print(table)
+
+
+def show_card(package: str, name: str) -> None:
+    """Print all that is known about a method or a data set."""
+    import inspect
+
+    from evenlens import datasets, methods
+
+    kind: Any = (methods if package.endswith("methods") else datasets).get(name)
+    out.print(f"[bold]{escape(kind.title)}[/] ({name})\n")
+    out.print(escape(inspect.getdoc(kind) or ""), highlight=False)
+    if package.endswith("datasets"):
+        out.print(
+            f"\nLicence: {escape(kind.licence)}\nTo know: {escape(kind.caveat)}\nGet it: {escape(kind.how_to_get)}"
+        )
+        for protocol_name, protocol in kind.protocols.items():
+            out.print(f"  data.protocol={protocol_name}: {escape(protocol.summary)}")
+    options = [p for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        prefix = "" if package.endswith("methods") else "data."
+        out.print(f"  {prefix}{option.name}={option.default}", highlight=False)
