@@ -14,7 +14,7 @@ NAMES = registry.module_names("evenlens.methods") + registry.module_names("evenl
 OUTSIDE = [path for path in HOME.rglob("*.py") if not {"methods", "datasets"} & {part.name for part in path.parents}]
 # From the ground up: a module may import from its own floor and those below it.
 FLOORS = [
-    ["errors", "registry", "files"],
+    ["errors", "files", "processes", "registry"],
     ["config"],
     ["metrics"],
     ["data", "datasets", "audits", "engine"],

@@ -154,7 +154,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(refused, words, said, tmp_pat
     ("dataset = 'tiny'\nmethod = 'erm'\ntrain.epoch = 3", "Unknown setting of train 'epoch'"),
     ("dataset = 'tiny'\nmethod = 'erm'\nseed = []", "A value of the recipe is an empty list"),
     ("dataset = 'tiny'\nmethod = 'erm'\ntrain = 3", "A recipe's train is a table of settings, [train]"),
-    ("dataset = 'tiny'\nmethod = 'erm'\n[options]\nerm = 3", "A recipe's options.erm is a table of settings"),
+    ("dataset = 'tiny'\nmethod = ['erm', 'group_dro']\n[options]\nerm = 3", "A recipe's options.erm is a table"),
     ("dataset = 'tiny'\nmethod = 'erm'\n[options.flac]\nx = 3", "Unknown method in options of the recipe 'flac'"),
     ("dataset = 'tiny'\nmethod = 'erm'\nbaseline = 'emr'", "Unknown baseline of the recipe 'emr'"),
     ("dataset = 'tiny'\nmethod = 'erm'\ntitle = 3", "A recipe's title is text"),

@@ -278,6 +278,12 @@ def test_wrong_images_are_shown_with_label_prediction_and_file(tmp_path):
     assert none.said.startswith("No image of “tint 0” is predicted wrong")
 
 
+def test_the_images_can_be_left_out(tmp_path):
+    read = written([make(tmp_path)], tmp_path, pictures=False)
+    assert "The images were left out on request." in " ".join(" ".join(read.text).split())
+    assert not any(tag == "img" for tag, _ in read.tags)
+
+
 def test_without_the_data_the_page_says_so(tmp_path, monkeypatch):
     run = make(tmp_path)
 

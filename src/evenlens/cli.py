@@ -167,11 +167,14 @@ def report(
     page: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Headline.")] = "evenlens report",
     baseline: Annotated[str | None, typer.Option(help="Method that the others are compared with.")] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Show test images that are predicted wrong; their licence goes with the page.")
+    ] = True,
 ) -> None:
     """Write one self-contained HTML page about runs on the same data: tables, figures, images, how to repeat it."""
     from evenlens.report import page as pages
 
-    written = pages.write(_find_runs(folders), page, title=title, baseline=baseline)
+    written = pages.write(_find_runs(folders), page, title=title, baseline=baseline, pictures=pictures)
     terminal.out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
 
 
@@ -212,10 +215,9 @@ def show(name: Annotated[str, typer.Argument(help="A method, a data set, a metri
 
         terminal.print_run(Run.open(name))
     else:
-        known = [
-            *(name for place in terminal.PLACES.values() for name in registry.module_names(place)),
-            *metrics.METRICS,
-        ]
+        known = list(metrics.METRICS)
+        for package in terminal.PLACES.values():
+            known += registry.module_names(package)
         raise unknown("method, data set, metric or run folder", name, known)
 
 

@@ -15,6 +15,7 @@ from evenlens import engine, model_file
 from evenlens.data.images import decode
 from evenlens.errors import UserError
 from evenlens.files import replacing
+from evenlens.processes import cores
 from evenlens.run import EVALUATION_BATCH, Watch, silent
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -56,7 +57,7 @@ def predict_folder(
     names: list[str] = []
     logits: list[torch.Tensor] = []
     unreadable: dict[str, str] = {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(files), EVALUATION_BATCH):
             batch = files[start : start + EVALUATION_BATCH]
             read = list(pool.map(lambda path: _try_decode(path, method.task.image_size), batch))

@@ -1,11 +1,17 @@
-"""Processes that leave it to whoever started them when to stop."""
+"""Processes: how many go side by side, and that they leave it to whoever started them when to stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def cores() -> int:
+    """Give how many cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from evenlens.config import RunConfig, make_config, read_config, read_toml
 from evenlens.errors import UserError, unknown
-from evenlens.processes import deaf_to_ctrl_c
+from evenlens.processes import cores, deaf_to_ctrl_c
 
 LISTED = {"data.sensitive"}  # settings that are lists by nature, not lists of alternatives
 TOP = (
@@ -153,7 +152,7 @@ def default_jobs() -> int:
     """Give how many runs go side by side: the cores, one thread each; one run at a time on a GPU."""
     import torch
 
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    return 1 if torch.cuda.is_available() else cores()
 
 
 def sweep(
@@ -226,7 +225,7 @@ def _run_all(
     todo: list[tuple[int, RunConfig]], runs: Path, jobs: int, outcome: Outcome, listen: Callable[[Event], None]
 ) -> None:
     waiting, configs = deque(todo), dict(todo)
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, cores() // jobs)
     workers = [_start_worker(runs, threads) for _ in range(jobs)]
 
     def hand_out(worker: _Worker) -> None:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evenlens.errors import UserError
 from evenlens.files import replacing
-from evenlens.processes import deaf_to_ctrl_c
+from evenlens.processes import cores, deaf_to_ctrl_c
 
 CHUNK = 256  # images between two entries of the journal: what a killed run may have to do again
 FORMAT = 1  # of the store's files; part of its key
@@ -159,10 +159,12 @@ def _make_all(
     if not pixels.exists() or pixels.stat().st_size != num_bytes:
         journal.unlink(missing_ok=True)
         with pixels.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is noticed here, not half-way
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is noticed here, not half-way
+            file.truncate(num_bytes)
     done = _read_journal(journal)
     waiting = [start for start in range(0, shape[0], CHUNK) if start not in done]
-    workers = min(len(os.sched_getaffinity(0)), len(waiting)) or 1
+    workers = min(cores(), len(waiting)) or 1
     tasks = ((make, items[start : start + CHUNK], start, pixels, shape) for start in waiting)
     pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
     try:

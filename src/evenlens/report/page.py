@@ -58,6 +58,7 @@ def write(
     baseline: str | None = None,
     command: str | None = None,
     rows: Sequence[Row] | None = None,
+    pictures: bool = True,
 ) -> Path:
     """Write the page, and beside it the same content as JSON (`report.html` and `report.json`).
 
@@ -69,6 +70,7 @@ def write(
         baseline: name of the method that the others are compared with; default: the first that knows no groups.
         command: the command that made the runs and the page.
         rows: the runs as `summary.summarise` gives them, where the caller has them already; kept in this order.
+        pictures: show test images that are predicted wrong; whoever gets the page then gets these images.
 
     Returns:
         the page's path.
@@ -81,7 +83,7 @@ def write(
         raise UserError(f"{out} would be overwritten by the JSON beside the page: name the page .html.")
     shown = show(rows or summary.summarise(runs), baseline, sort=rows is None)
     comparisons = verdict.compare(shown.rows, shown.baseline, shown.gap, shown.level)
-    page = render(shown, comparisons, title, about, command)
+    page = render(shown, comparisons, title, about, command, pictures)
     beside = json.dumps(machine_readable(shown, comparisons, title, about, command), indent=1, allow_nan=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((out.with_suffix(".json"), beside), (out, page)):
@@ -103,7 +105,14 @@ def show(rows: Sequence[Row], baseline: str | None, sort: bool = True) -> Shown:
 # ---- the page
 
 
-def render(shown: Shown, comparisons: Sequence[verdict.Comparison], title: str, about: str, command: str | None) -> str:
+def render(
+    shown: Shown,
+    comparisons: Sequence[verdict.Comparison],
+    title: str,
+    about: str,
+    command: str | None,
+    pictures: bool,
+) -> str:
     """Fill the template."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -137,7 +146,7 @@ def render(shown: Shown, comparisons: Sequence[verdict.Comparison], title: str, 
         undefined=tables.UNDEFINED,
         figures=drawn,
         confusion=tables.confusion(shown),
-        **_pictures(shown),
+        **_pictures(shown, pictures),
         card=_card(shown.baseline.runs[0]),
         cell_counts=tables.cell_counts(shown),
         limits=verdict.limits(shown.rows, shown.baseline, len(comparisons)),
@@ -149,8 +158,10 @@ def render(shown: Shown, comparisons: Sequence[verdict.Comparison], title: str, 
     )  # fmt: skip
 
 
-def _pictures(shown: Shown) -> dict[str, Any]:
+def _pictures(shown: Shown, wanted: bool) -> dict[str, Any]:
     worst = verdict.groups(shown.baseline)[0]
+    if not wanted:
+        return {"worst_group": worst.name, "sheets": [], "no_sheets": "The images were left out on request."}
     rows = [shown.baseline, *([shown.best] if shown.best else [])]
     sheets, why = images.sheets(rows, worst.group)
     return {"worst_group": worst.name, "sheets": sheets, "no_sheets": why}
