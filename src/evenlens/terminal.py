@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -74,19 +75,17 @@ def print_rows(rows: list[Row], title: str) -> None:
     """Print the narrow table of a comparison."""
     from evenlens.report.summary import COLUMNS
 
-    table = Table(
-        title=escape(title), caption="95 % intervals over test images; seeds' spread is on the page", expand=False
-    )
+    caption = "below each number its 95 % interval over test images; the seeds' spread is on the page"
+    table = Table(title=escape(title), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for name in COLUMNS:
+    for name, short in COLUMNS.items():
         direction = "↑" if metrics.get(name).direction == "higher" else "↓"
-        table.add_column(f"{COLUMNS[name]} {direction}", justify="right")
+        table.add_column(f"{short} {direction}", justify="right")
     table.add_column("s", justify="right")
     for row in rows:
         numbers = [row.numbers[name] for name in COLUMNS]
         cells = [
-            f"{n.value:.3f}\n[dim]{n.low:.2f} to {n.high:.2f}[/]" if n.value == n.value else "undefined"
-            for n in numbers
+            f"{n.value:.3f}\n[dim]{n.low:.2f}-{n.high:.2f}[/]" if n.value == n.value else "undefined" for n in numbers
         ]
         table.add_row(escape(row.label), *cells, f"{row.seconds:.0f}")
     out.print(table)

@@ -160,8 +160,7 @@ COLUMNS = {
     "accuracy": "accuracy",
     "worst_group_accuracy": "worst group",
     "worst_cell_accuracy": "worst cell",
-    "equalized_odds_difference": "equalized odds gap",
-    "equal_opportunity_difference": "equal opportunity gap",
+    "equalized_odds_difference": "odds gap",
     "demographic_parity_difference": "parity gap",
 }
 """What a narrow table shows, with the short name of each."""
