@@ -55,6 +55,19 @@ def test_an_unknown_name_in_one_run_is_refused_before_any_is_made(tmp_path, monk
         sweep(configs, tmp_path)
 
 
+def test_the_configuration_of_a_run_is_a_recipe_for_that_run(tmp_path):
+    settings = {**SHORT, "seed": 3, "step_size": 0.02, "data.root": str(tmp_path)}
+    made = run.train(make_config("tiny", "group_dro", settings), tmp_path / "runs")
+    read = sweeps.read_recipe(made.folder / "config.toml")
+    assert [config.identity() for config in read.configs] == [made.metrics["id"]]
+
+
+def test_a_recipe_for_other_data_is_refused_before_any_run(tmp_path):
+    config = make_config("tiny", "erm", {**SHORT, "data.fingerprint": "0123456789abcdef"})
+    with pytest.raises(UserError, match="they are not the images, labels or split"):
+        sweep([config], tmp_path)
+
+
 # ---- runs, in processes of their own
 
 
