@@ -173,10 +173,11 @@ class _Making:
 
     def make(self) -> None:
         """Do all of it, leaving the finished files in the partial folder."""
-        config, splits = self.config, self.loaded.splits
+        config = self.config
         if shutil.disk_usage(self.partial).free < 1 << 20:
             raise OSError(28, "No space left on device", str(self.partial))
         self.device = engine.start()
+        splits = self.loaded.splits.near(self.device)
         required = required_methods(config, self.runs, self.loaded, self.watch)
         torch.manual_seed(config.seed)
         self.method = model_file.build_method(splits.task, config, {name: m.net for name, m in required.items()})

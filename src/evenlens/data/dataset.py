@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evenlens.data import augment as augmentations
 from evenlens.data.batches import shuffled
-from evenlens.data.tables import Column
+from evenlens.data.tables import PARTS, Column
 
 
 class Batch(NamedTuple):
@@ -149,7 +149,7 @@ class FairDataset:
         seed: int = 0,
         tick: Callable[[int], None] | None = None,
     ) -> FairDataset:
-        """Bind the part to a device: its images move there where they fit, and stay mapped from the file where not.
+        """Bind the part to a device, on which its batches will be.
 
         Args:
             device: where batches are wanted.
@@ -159,13 +159,9 @@ class FairDataset:
             seed: of the generator that orders and augments; on the CPU, so that every device sees the same.
             tick: called after each batch with its size; a progress bar, say.
         """
-        pixels = self.pixels
-        if device.type == "cuda" and pixels.numel() < 0.4 * torch.cuda.mem_get_info(device)[0]:
-            pixels = pixels.to(device)
         augmentations.get(augment)
         return replace(
             self,
-            pixels=pixels,
             label=self.label.to(device),
             group=self.group.to(device),
             batch_size=batch_size,
@@ -222,6 +218,14 @@ class Splits(NamedTuple):
     def task(self) -> Task:
         """What is predicted, for whom."""
         return self.train.task
+
+    def near(self, device: torch.device) -> Splits:
+        """Move the images to a GPU once for all parts, where they fit; else they stay mapped from their file."""
+        pixels = self.train.pixels
+        if device.type == "cuda" and pixels.numel() < 0.4 * torch.cuda.mem_get_info(device)[0]:
+            pixels = pixels.to(device)
+        parts = {name: replace(getattr(self, name), pixels=pixels) for name in PARTS}
+        return self._replace(**parts)
 
 
 def to_tensor(values: np.ndarray) -> Tensor:
