@@ -152,7 +152,7 @@ def check_what_is_named(command, given):
     """Look up what a command names; a word in capitals stands for any."""
     if command == "train" and not given["method"].isupper() and not given["dataset"].isupper():
         run.complete(make_config(given["dataset"], given["method"], parse_overrides(given["settings"] or [])))
-    elif command == "sweep":
+    elif command == "sweep" and "ID" not in Path(given["recipe"]).parts:
         for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
             run.complete(config)
     elif command == "list":
