@@ -9,7 +9,7 @@ from PIL import Image
 
 from evenlens.data.images import ImageStore
 from evenlens.data.source import Protocol, Source
-from evenlens.data.tables import PARTS, Column, Table, split_by_hash
+from evenlens.data.tables import Column, Table, split_by_hash
 
 SIZE = 16
 
@@ -101,6 +101,3 @@ def fairface(root: Path, num: int = 300) -> Path:
                 levels = [LEVELS[name][generator.integers(len(LEVELS[name]))] for name in ("age", "gender", "race")]
                 writer.writerow([f"{part}/{k}.jpg", *levels, "False"])
     return root
-
-
-PART_NUMBERS = {part: number for number, part in enumerate(PARTS)}

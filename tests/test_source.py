@@ -9,7 +9,7 @@ from evenlens import datasets
 from evenlens.config import Data
 from evenlens.data import source
 from evenlens.data.source import Protocol
-from evenlens.data.tables import PARTS, Column, Table
+from evenlens.data.tables import Column, Table
 from evenlens.errors import UserError
 from tests import fake
 from tests.test_images import broken
@@ -188,7 +188,3 @@ def test_a_changed_image_changes_the_fingerprint_and_another_name_does_too(faces
     second = load_faces(root).splits.fingerprint
     path.rename(path.with_name(path.name.replace("2017", "2016")))
     assert len({first, second, load_faces(root).splits.fingerprint}) == 3
-
-
-def test_every_part_is_named():
-    assert set(fake.PART_NUMBERS) == set(PARTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -231,9 +231,3 @@ def _warnings(splits: Splits) -> list[str]:
             listed = ", ".join(f"{task.class_names[c]} / {task.group_names[g]}: {n}" for n, c, g in sorted(small)[:4])
             notes.append(f"{part}: {len(small)} of {counts.numel()} cells have fewer than 20 images ({listed}).")
     return notes
-
-
-def shares_of(counts: Sequence[int]) -> list[float]:
-    """Turn counts into shares of their sum."""
-    total = sum(counts)
-    return [count / total for count in counts]
