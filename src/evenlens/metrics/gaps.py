@@ -11,16 +11,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from evenlens.metrics.counts import Counts, Floats
+from evenlens.metrics.counts import Counts, Floats, Outcomes
 from evenlens.metrics.rates import divide
 
 Mask = NDArray[np.bool_]
 Reduction = Callable[[Floats, Mask], Floats]
 
 
-def present(counts: Counts) -> Mask:
+def present(counts: Counts | Outcomes) -> Mask:
     """Tell which groups have at least one image: counts (..., G, C, C) -> (..., G)."""
-    return counts.sum(axis=(-2, -1)) > 0
+    return Outcomes.of(counts).present
 
 
 def difference(rate: Floats, exists: Mask) -> Floats:
@@ -65,19 +65,19 @@ def worst(rate: Floats, exists: Mask, higher_is_better: bool = True) -> Floats:
     return np.where(exists.any(axis=-1), value, np.nan)
 
 
-def over_groups(reduction: Reduction, rate: Floats, counts: Counts) -> Floats:
+def over_groups(reduction: Reduction, rate: Floats, counts: Counts | Outcomes) -> Floats:
     """Reduce the group axis of a rate of these counts.
 
     Args:
         reduction: one of this module's.
         rate: (..., G), or (..., G, C) for a rate of each class against the rest.
-        counts: (..., G, C, C), which say what groups exist.
+        counts: (..., G, C, C) or their outcomes, which say what groups exist.
 
     Returns:
         (...,) or (..., C).
     """
     exists = present(counts)
-    if rate.ndim == counts.ndim - 1:
+    if rate.ndim > exists.ndim:
         return reduction(np.swapaxes(rate, -1, -2), exists[..., None, :])
     return reduction(rate, exists)
 

@@ -1,50 +1,32 @@
 """What happens to the images of one group: shares of its counts.
 
-Every function takes counts (..., G, C, C) with axes (group, label, prediction) and keeps leading dimensions. Where a
-class is called positive, it is each class in turn against the rest: the result is (..., G, C), and of two classes the
-second (1) is the one that is meant by "positive" elsewhere. A share of nothing is undefined: NaN, never 0.
+Every function takes counts (..., G, C, C) with axes (group, label, prediction), or their `Outcomes`, and keeps leading
+dimensions. Where a class is called positive, it is each class in turn against the rest: the result is (..., G, C), and
+of two classes the second (1) is the one that is meant by "positive" elsewhere. A share of nothing is undefined: NaN,
+never 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from evenlens.errors import UserError, unknown
-from evenlens.metrics.counts import Counts, Floats
-
-
-class _Outcomes(NamedTuple):
-    """Images by outcome, each class against the rest: (..., G, C) each."""
-
-    tp: Counts
-    fp: Counts
-    fn: Counts
-    tn: Counts
-
-
-def _outcomes(counts: Counts) -> _Outcomes:
-    tp = np.diagonal(counts, axis1=-2, axis2=-1)
-    fp = counts.sum(axis=-2) - tp
-    fn = counts.sum(axis=-1) - tp
-    tn = counts.sum(axis=(-2, -1))[..., None] - tp - fp - fn
-    return _Outcomes(tp, fp, fn, tn)
-
+from evenlens.metrics.counts import Counts, Floats, Outcomes
 
 # The rates that are a share of a number of images, as (numerator, denominator): what a Wilson interval needs.
-_PROPORTIONS: dict[str, Callable[[_Outcomes], tuple[Counts, Counts]]] = {
-    "accuracy": lambda o: (o.tp.sum(axis=-1), (o.tp + o.fn).sum(axis=-1)),
-    "error_rate": lambda o: (o.fn.sum(axis=-1), (o.tp + o.fn).sum(axis=-1)),
-    "selection_rate": lambda o: (o.tp + o.fp, o.tp + o.fp + o.fn + o.tn),
-    "true_positive_rate": lambda o: (o.tp, o.tp + o.fn),
-    "false_positive_rate": lambda o: (o.fp, o.fp + o.tn),
-    "true_negative_rate": lambda o: (o.tn, o.fp + o.tn),
-    "false_negative_rate": lambda o: (o.fn, o.tp + o.fn),
-    "precision": lambda o: (o.tp, o.tp + o.fp),
+_PROPORTIONS: dict[str, Callable[[Outcomes], tuple[Counts, Counts]]] = {
+    "accuracy": lambda o: (o.tp.sum(axis=-1), o.images),
+    "error_rate": lambda o: (o.fn.sum(axis=-1), o.images),
+    "selection_rate": lambda o: (o.predicted, np.broadcast_to(o.images[..., None], o.predicted.shape)),
+    "true_positive_rate": lambda o: (o.tp, o.labels),
+    "false_positive_rate": lambda o: (o.fp, o.negatives),
+    "true_negative_rate": lambda o: (o.negatives - o.fp, o.negatives),
+    "false_negative_rate": lambda o: (o.fn, o.labels),
+    "precision": lambda o: (o.tp, o.predicted),
 }
 
 
@@ -54,7 +36,7 @@ def divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
         return np.true_divide(numerator, denominator)
 
 
-def proportion(name: str, counts: Counts) -> tuple[Counts, Counts]:
+def proportion(name: str, counts: Counts | Outcomes) -> tuple[Counts, Counts]:
     """Give a rate as the two numbers of images that it is the quotient of.
 
     Args:
@@ -71,64 +53,64 @@ def proportion(name: str, counts: Counts) -> tuple[Counts, Counts]:
         raise unknown("rate", name, RATES)
     if name not in _PROPORTIONS:
         raise UserError(f"'{name}' is not a share of a number of images; use bootstrap for its interval.")
-    return _PROPORTIONS[name](_outcomes(counts))
+    return _PROPORTIONS[name](Outcomes.of(counts))
 
 
-def accuracy(counts: Counts) -> Floats:
+def accuracy(counts: Counts | Outcomes) -> Floats:
     """Share of a group's images that are predicted right, (..., G)."""
     return divide(*proportion("accuracy", counts))
 
 
-def error_rate(counts: Counts) -> Floats:
+def error_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's images that are predicted wrong, (..., G)."""
     return divide(*proportion("error_rate", counts))
 
 
-def balanced_accuracy(counts: Counts) -> Floats:
+def balanced_accuracy(counts: Counts | Outcomes) -> Floats:
     """Mean over the classes of the share of a group's images of the class that are predicted right, (..., G)."""
     return true_positive_rate(counts).mean(axis=-1)
 
 
-def selection_rate(counts: Counts) -> Floats:
+def selection_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's images that are predicted positive, (..., G, C)."""
     return divide(*proportion("selection_rate", counts))
 
 
-def true_positive_rate(counts: Counts) -> Floats:
+def true_positive_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's positive images that are predicted positive, (..., G, C); also recall, accuracy of a cell."""
     return divide(*proportion("true_positive_rate", counts))
 
 
-def false_positive_rate(counts: Counts) -> Floats:
+def false_positive_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's negative images that are predicted positive, (..., G, C)."""
     return divide(*proportion("false_positive_rate", counts))
 
 
-def true_negative_rate(counts: Counts) -> Floats:
+def true_negative_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's negative images that are predicted negative, (..., G, C)."""
     return divide(*proportion("true_negative_rate", counts))
 
 
-def false_negative_rate(counts: Counts) -> Floats:
+def false_negative_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's positive images that are predicted negative, (..., G, C)."""
     return divide(*proportion("false_negative_rate", counts))
 
 
-def precision(counts: Counts) -> Floats:
+def precision(counts: Counts | Outcomes) -> Floats:
     """Share of a group's images predicted positive that are positive, (..., G, C)."""
     return divide(*proportion("precision", counts))
 
 
-def f1(counts: Counts) -> Floats:
+def f1(counts: Counts | Outcomes) -> Floats:
     """Harmonic mean of precision and true positive rate, (..., G, C): 2 TP / (2 TP + FP + FN)."""
-    o = _outcomes(counts)
-    return divide(2 * o.tp, 2 * o.tp + o.fp + o.fn)
+    o = Outcomes.of(counts)
+    return divide(2 * o.tp, o.labels + o.predicted)
 
 
-def one_vs_rest_error_rate(counts: Counts) -> Floats:
+def one_vs_rest_error_rate(counts: Counts | Outcomes) -> Floats:
     """Share of a group's images on the wrong side of a class against the rest, (..., G, C); of two, the error rate."""
-    o = _outcomes(counts)
-    return divide(o.fp + o.fn, o.tp + o.fp + o.fn + o.tn)
+    o = Outcomes.of(counts)
+    return divide(o.fp + o.fn, o.images[..., None])
 
 
 @dataclass(frozen=True)
@@ -147,7 +129,7 @@ class Rate:
     name: str
     title: str
     definition: str
-    function: Callable[[Counts], Floats]
+    function: Callable[[Counts | Outcomes], Floats]
     higher_is_better: bool | None
     per_class: bool
 

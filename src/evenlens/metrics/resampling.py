@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evenlens.errors import UserError
-from evenlens.metrics.counts import Counts, Floats, count
+from evenlens.metrics.counts import Counts, Floats, Outcomes, count
 from evenlens.metrics.intervals import Interval, tail
 from evenlens.metrics.rates import divide
 from evenlens.metrics.table import METRICS, Metric, get
@@ -189,7 +189,7 @@ def _bootstrap(
     generator = np.random.default_rng(seed)
     drawn: list[list[Floats]] = [[] for _ in metrics]
     for size in _chunks(replicates, counts.size):
-        tables = resample(counts, size, generator, fixed, smooth=True)
+        tables = Outcomes.of(resample(counts, size, generator, fixed, smooth=True))
         for metric, parts in zip(metrics, drawn, strict=True):
             parts.append(metric(tables, train_cells))
     n = int(counts.sum())

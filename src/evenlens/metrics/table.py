@@ -16,7 +16,7 @@ import numpy as np
 
 from evenlens.errors import UserError, unknown
 from evenlens.metrics import gaps, rates
-from evenlens.metrics.counts import Counts, Floats
+from evenlens.metrics.counts import Counts, Floats, Outcomes
 from evenlens.metrics.gaps import Mask, Reduction, over_classes, over_groups, present
 from evenlens.metrics.rates import RATES, Rate, divide
 
@@ -31,7 +31,8 @@ class Metric:
         name: how it is called in code and commands.
         title: how it is called in tables and figures.
         definition: one plain sentence.
-        function: counts (..., G, C, C) -> (...,); with `needs_reference` its second argument is the training cells.
+        function: outcomes of counts (..., G, C, C) -> (...,); with `needs_reference` its second argument is the
+            training cells.
         source: paper and year, or "standard".
         range: lowest and highest value.
         direction: which of "higher" and "lower" is better.
@@ -47,11 +48,11 @@ class Metric:
     direction: Direction = "higher"
     needs_reference: bool = False
 
-    def __call__(self, counts: Counts, train_cells: Counts | None = None) -> Floats:
+    def __call__(self, counts: Counts | Outcomes, train_cells: Counts | None = None) -> Floats:
         """Compute the metric.
 
         Args:
-            counts: (..., G, C, C) with axes (group, label, prediction).
+            counts: (..., G, C, C) with axes (group, label, prediction), or their outcomes.
             train_cells: (C, G) training images by label and group, before any sampling; for metrics that need them.
 
         Returns:
@@ -60,18 +61,20 @@ class Metric:
         Raises:
             UserError: if a shape is wrong or the training cells are needed and missing.
         """
-        counts = np.asarray(counts)
-        if counts.ndim < 3 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] < 2:
-            raise UserError(
-                f"Counts have axes (group, label, prediction) and two classes or more; these are {counts.shape}."
-            )
+        if not isinstance(counts, Outcomes):
+            counts = np.asarray(counts)
+            if counts.ndim < 3 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] < 2:
+                raise UserError(
+                    f"Counts have axes (group, label, prediction) and two classes or more; these are {counts.shape}."
+                )
+        outcomes = Outcomes.of(counts)
         if not self.needs_reference:
-            return self.function(counts)
-        expected = (counts.shape[-1], counts.shape[-3])
+            return self.function(outcomes)
+        expected = outcomes.tp.shape[-1], outcomes.tp.shape[-2]
         if train_cells is None or np.shape(train_cells) != expected:
             given = "none were given" if train_cells is None else f"they have shape {np.shape(train_cells)}"
             raise UserError(f"'{self.name}' needs the training counts by label and group, {expected}; {given}.")
-        return self.function(counts, np.asarray(train_cells))
+        return self.function(outcomes, np.asarray(train_cells))
 
 
 def get(name: str) -> Metric:
@@ -99,83 +102,83 @@ def evaluate(counts: Counts, names: Iterable[str], train_cells: Counts | None = 
     Raises:
         UserError: if a name is not known, or as in calling a `Metric`.
     """
-    return {name: float(get(name)(counts, train_cells)) for name in names}
+    metrics = [get(name) for name in names]
+    return {metric.name: float(metric(counts, train_cells)) for metric in metrics}
 
 
 # --- the metrics with names of their own ---------------------------------------------------------------------------
 
 
-def _pooled(rate: Callable[[Counts], Floats], counts: Counts) -> Floats:
+def _pooled(rate: Callable[[Outcomes], Floats], counts: Outcomes) -> Floats:
     """Compute a rate of all images as if they were one group."""
-    return rate(counts.sum(axis=-3, keepdims=True))[..., 0]
+    return rate(counts.pooled)[..., 0]
 
 
-def _composed(rate: Callable[[Counts], Floats], reduction: Reduction, per_class: bool, counts: Counts) -> Floats:
+def _composed(rate: Callable[[Outcomes], Floats], reduction: Reduction, per_class: bool, counts: Outcomes) -> Floats:
     value = over_groups(reduction, rate(counts), counts)
     return over_classes(value) if per_class else value
 
 
-def _odds(counts: Counts) -> tuple[Floats, Floats]:
+def _odds(counts: Outcomes) -> tuple[Floats, Floats]:
     """Give the differences of the true and the false positive rate, (..., C) each."""
     true = over_groups(gaps.difference, rates.true_positive_rate(counts), counts)
     false = over_groups(gaps.difference, rates.false_positive_rate(counts), counts)
     return true, false
 
 
-def _equalized_odds_difference(counts: Counts) -> Floats:
+def _equalized_odds_difference(counts: Outcomes) -> Floats:
     return over_classes(np.maximum(*_odds(counts)))
 
 
-def _average_absolute_odds_difference(counts: Counts) -> Floats:
+def _average_absolute_odds_difference(counts: Outcomes) -> Floats:
     true, false = _odds(counts)
     return over_classes((true + false) / 2)
 
 
-def _worst_class_accuracy(counts: Counts) -> Floats:
-    pooled = counts.sum(axis=-3, keepdims=True)
-    return rates.true_positive_rate(pooled)[..., 0, :].min(axis=-1)
+def _worst_class_accuracy(counts: Outcomes) -> Floats:
+    return rates.true_positive_rate(counts.pooled)[..., 0, :].min(axis=-1)
 
 
-def _worst_cell_accuracy(counts: Counts) -> Floats:
+def _worst_cell_accuracy(counts: Outcomes) -> Floats:
     return over_groups(gaps.worst, rates.true_positive_rate(counts), counts).min(axis=-1)
 
 
-def _mean_cell_accuracy(counts: Counts, cells: Mask) -> Floats:
+def _mean_cell_accuracy(counts: Outcomes, cells: Mask) -> Floats:
     """Average accuracy over chosen cells, (..., G, C) -> (...,); NaN if there is none or one of them is empty."""
-    chosen = np.broadcast_to(cells, counts.shape[:-1])
+    chosen = np.broadcast_to(cells, counts.tp.shape)
     total = np.where(chosen, rates.true_positive_rate(counts), 0).sum(axis=(-2, -1))
     return divide(total, chosen.sum(axis=(-2, -1)))
 
 
-def _unbiased_accuracy(counts: Counts) -> Floats:
+def _unbiased_accuracy(counts: Outcomes) -> Floats:
     return _mean_cell_accuracy(counts, present(counts)[..., None])
 
 
-def _conflict_cells(counts: Counts, train_cells: Counts) -> tuple[Mask, Mask]:
+def _conflict_cells(counts: Outcomes, train_cells: Counts) -> tuple[Mask, Mask]:
     """Tell each class's rarest cell in training from its other cells, (G, C) each.
 
     A group that is neither in training nor here does not exist and has no cells. One that was trained on but is not
     here keeps its cells: to skip its rare ones would call a more frequent cell the conflicting one.
     """
-    here = present(counts).reshape(-1, counts.shape[-3]).any(axis=0)
+    here = present(counts).reshape(-1, counts.tp.shape[-2]).any(axis=0)
     exists: Mask = np.logical_or(train_cells.any(axis=0), here)
     rarest = np.where(exists, train_cells, np.iinfo(np.int64).max).argmin(axis=1)
     conflict = np.arange(len(exists))[:, None] == rarest
     return conflict, ~conflict & exists[:, None]
 
 
-def _bias_conflict_accuracy(counts: Counts, train_cells: Counts) -> Floats:
+def _bias_conflict_accuracy(counts: Outcomes, train_cells: Counts) -> Floats:
     return _mean_cell_accuracy(counts, _conflict_cells(counts, train_cells)[0])
 
 
-def _bias_aligned_accuracy(counts: Counts, train_cells: Counts) -> Floats:
+def _bias_aligned_accuracy(counts: Outcomes, train_cells: Counts) -> Floats:
     return _mean_cell_accuracy(counts, _conflict_cells(counts, train_cells)[1])
 
 
-def _bias_amplification(counts: Counts) -> Floats:
+def _bias_amplification(counts: Outcomes) -> Floats:
     exists = present(counts)[..., None]  # (..., G, 1)
     number = exists.sum(axis=-2)
-    predicted = counts.sum(axis=-2)  # (..., G, C)
+    predicted = counts.predicted
     share = divide(predicted, predicted.sum(axis=-2, keepdims=True))
     distance = np.where(exists, np.abs(share - divide(1, number[..., None, :])), 0).sum(axis=-2) / 2
     return np.where(number[..., 0] >= 2, distance.mean(axis=-1), np.nan)
