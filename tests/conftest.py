@@ -26,7 +26,9 @@ def cache(tmp_path, monkeypatch):
 def tiny(monkeypatch):
     """The data set `tiny` exists in tests only."""
     original = evenlens.datasets.get
-    monkeypatch.setattr(evenlens.datasets, "get", lambda name: fake.Tiny if name == "tiny" else original(name))
+    monkeypatch.setattr(
+        evenlens.datasets, "get", lambda name, root=None: fake.Tiny if name == "tiny" else original(name, root)
+    )
 
 
 @pytest.fixture

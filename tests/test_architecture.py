@@ -18,6 +18,7 @@ FLOORS = [
     ["config"],
     ["metrics"],
     ["data", "datasets", "audits", "engine"],
+    ["merging"],
     ["nets"],
     ["method"],
     ["methods", "model_file"],
@@ -27,6 +28,7 @@ FLOORS = [
     ["report"],
     ["api", "cards"],
     ["terminal"],
+    ["cli_audit", "cli_data"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

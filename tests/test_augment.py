@@ -91,3 +91,9 @@ def test_resized_crop_flip_magnifies():
 def test_an_unknown_augmentation_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="Unknown augmentation 'crop_flop'; did you mean 'crop_flip'"):
         augment.get("crop_flop")
+
+
+def test_the_names_that_a_configuration_may_hold_are_those_that_there_are():
+    from evenlens.config import AUGMENTS
+
+    assert tuple(augment.AUGMENTS) == AUGMENTS

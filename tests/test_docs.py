@@ -14,6 +14,7 @@ import evenlens
 from evenlens import cards, metrics, registry, run, sweeps
 from evenlens.cli import app
 from evenlens.config import make_config, parse_overrides
+from evenlens.data import own
 from evenlens.datasets.avatars import Avatars
 
 ROOT = Path(__file__).parent.parent
@@ -120,11 +121,23 @@ def test_the_numbers_in_comments_are_those_that_are_printed(capsys):
 @every_page
 def test_recipes_can_be_read(page):
     for block in blocks(page.read_text(encoding="utf-8"), "toml"):
-        for config in sweeps.expand(tomllib.loads(block)).configs:
+        content = tomllib.loads(block)
+        if "method" not in content:
+            assert own.Description.model_validate(content)  # of a data set of one's own
+            continue
+        for config in sweeps.expand(content).configs:
             run.complete(config)
 
 
 # ---- commands
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The data set of the reader's own that the pages speak of."""
+    (tmp_path / "photos").mkdir()
+    own.write(tmp_path / "photos", own.Description(label="smiling", sensitive=("gender", "race"), table="labels.csv"))
+    monkeypatch.setenv("EVENLENS_DATA", str(tmp_path))
 
 
 def commands(text):
@@ -135,7 +148,7 @@ def commands(text):
 
 
 @every_page
-def test_commands_are_understood(page, example_methods):
+def test_commands_are_understood(page, example_methods, photos):
     group = typer.main.get_command(app)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for (program, name, *rest), inline in commands(page.read_text(encoding="utf-8")):
@@ -144,14 +157,22 @@ def test_commands_are_understood(page, example_methods):
         if program != "evenlens" or name == "--help":
             continue
         assert name in group.commands, f"there is no command 'evenlens {name}'"
+        command = group.commands[name]
+        if isinstance(command, typer.core.TyperGroup):
+            if not rest and inline:
+                continue
+            name, *rest = rest
+            assert name in command.commands, f"there is no command '{name}' in evenlens {command.name}"
+            command = command.commands[name]
         if rest != ["--help"] and (rest or not inline):
-            check_what_is_named(name, group.commands[name].make_context(name, rest).params)
+            check_what_is_named(name, command.make_context(name, rest).params)
 
 
 def check_what_is_named(command, given):
     """Look up what a command names; a word in capitals stands for any."""
     if command == "train" and not given["method"].isupper() and not given["dataset"].isupper():
-        run.complete(make_config(given["dataset"], given["method"], parse_overrides(given["settings"] or [])))
+        settings = [pair for pair in given["settings"] or [] if not pair.startswith("base=")]  # a run of the reader's
+        run.complete(make_config(given["dataset"], given["method"], parse_overrides(settings)))
     elif command == "sweep" and "ID" not in Path(given["recipe"]).parts:
         for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
             run.complete(config)

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from evenlens.data import images
-from evenlens.data.images import CHUNK, decode, open_files, open_store
+from evenlens.data.images import CHUNK, digest, open_files, open_store, read_image
 from evenlens.errors import UserError
 
 RAMP = np.stack(np.broadcast_arrays(np.arange(40)[:, None] * 6, np.arange(40)[None] * 6, 128), axis=2).astype(np.uint8)
+
+
+def decoded(path, size, fit="stretch"):
+    return read_image(path, size, fit)[0]
 
 
 def saved(path, pixels=RAMP, **options):
@@ -24,7 +28,7 @@ def saved(path, pixels=RAMP, **options):
 
 @pytest.mark.parametrize(("ending", "tolerance"), [("jpg", 12), ("png", 3), ("bmp", 3), ("webp", 25), ("tiff", 3)])
 def test_every_format_is_decoded_to_the_asked_size(tmp_path, ending, tolerance):
-    pixels = decode(saved(tmp_path / f"a.{ending}", quality=95), 20)
+    pixels = decoded(saved(tmp_path / f"a.{ending}", quality=95), 20)
     assert pixels.shape == (20, 20, 3)
     assert pixels.dtype == np.uint8
     wanted = RAMP.reshape(20, 2, 20, 2, 3).mean((1, 3))
@@ -32,19 +36,44 @@ def test_every_format_is_decoded_to_the_asked_size(tmp_path, ending, tolerance):
 
 
 def test_an_image_that_is_not_square_is_stretched(tmp_path):
-    assert decode(saved(tmp_path / "a.png", RAMP[:10]), 24).shape == (24, 24, 3)
+    assert decoded(saved(tmp_path / "a.png", RAMP[:10]), 24).shape == (24, 24, 3)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_short_side_keeps_the_aspect_and_cuts_both_ends(tmp_path, ending):
+    wide = np.kron(RAMP, np.ones((4, 12, 1), np.uint8))  # 160 high, 480 wide
+    pixels = decoded(saved(tmp_path / f"a.{ending}", wide, quality=95), 32, "short_side")
+    middle = wide[:, 160:320].reshape(32, 5, 32, 5, 3).mean((1, 3))
+    assert np.abs(pixels - middle)[1:-1, 1:-1].mean() < 3
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_center_crop_is_the_middle_64_of_72(tmp_path, ending):
+    large = np.kron(RAMP, np.ones((18, 18, 1), np.uint8))  # 720 a side
+    pixels = decoded(saved(tmp_path / f"a.{ending}", large, quality=95), 64, "center_crop")
+    middle = large[40:680, 40:680].reshape(64, 10, 64, 10, 3).mean((1, 3))
+    assert np.abs(pixels - middle)[1:-1, 1:-1].mean() < 3
+
+
+def test_copies_of_a_file_have_one_digest_whatever_their_names_and_size(tmp_path, in_threads):
+    files = [saved(tmp_path / name, RAMP // k) for name, k in (("a.png", 1), ("b.png", 2))]
+    (tmp_path / "c.png").write_bytes(files[0].read_bytes())
+    digests = open_files([*files, tmp_path / "c.png", tmp_path / "missing.png"], 16, "x").digests
+    assert digests.tolist() == [*(digest(path.read_bytes()) for path in files), digests[0], 0]
+    assert digests[0] != digests[1]
+    assert open_files(files, 24, "x", fit="short_side").digests.tolist() == digests[:2].tolist()
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_one_pixel_is_enough(tmp_path, ending):
-    pixels = decode(saved(tmp_path / f"a.{ending}", np.full((1, 1, 3), 200, np.uint8)), 16)
+    pixels = decoded(saved(tmp_path / f"a.{ending}", np.full((1, 1, 3), 200, np.uint8)), 16)
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels.astype(int) - 200).max() <= 3
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_grey_becomes_three_equal_channels(tmp_path, ending):
-    pixels = decode(saved(tmp_path / f"a.{ending}", RAMP[..., 0]), 20)
+    pixels = decoded(saved(tmp_path / f"a.{ending}", RAMP[..., 0]), 20)
     assert pixels.shape == (20, 20, 3)
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
@@ -53,18 +82,18 @@ def test_grey_becomes_three_equal_channels(tmp_path, ending):
 def test_other_colour_modes_become_rgb(tmp_path, mode):
     ending = "jpg" if mode == "CMYK" else "png"
     Image.fromarray(RAMP).convert(mode).save(tmp_path / f"a.{ending}")
-    pixels = decode(tmp_path / f"a.{ending}", 20)
+    pixels = decoded(tmp_path / f"a.{ending}", 20)
     assert pixels.shape == (20, 20, 3)
     if mode in ("RGBA", "CMYK"):
-        assert np.abs(pixels.astype(int) - decode(saved(tmp_path / "b.png"), 20)).mean() < 8
+        assert np.abs(pixels.astype(int) - decoded(saved(tmp_path / "b.png"), 20)).mean() < 8
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 def test_sixteen_bits_keep_their_shades(tmp_path, ending):
     deep = RAMP[..., 0].astype(np.uint16) * 256 + 17
     Image.fromarray(deep).save(tmp_path / f"deep.{ending}")
-    flat = decode(saved(tmp_path / "flat.png", RAMP[..., 0]), 20)
-    assert np.abs(decode(tmp_path / f"deep.{ending}", 20).astype(int) - flat).max() <= 1
+    flat = decoded(saved(tmp_path / "flat.png", RAMP[..., 0]), 20)
+    assert np.abs(decoded(tmp_path / f"deep.{ending}", 20).astype(int) - flat).max() <= 1
 
 
 @pytest.mark.parametrize("before_exif", [b"", b"\xff\xe2\x40\x02" + bytes(0x4000)])
@@ -74,14 +103,14 @@ def test_a_picture_taken_sideways_is_turned_upright(tmp_path, before_exif):
     path = saved(tmp_path / "a.jpg", RAMP, quality=95, exif=exif)
     data = path.read_bytes()
     path.write_bytes(data[:2] + before_exif + data[2:])  # a colour profile may stand before
-    wanted = decode(saved(tmp_path / "b.jpg", np.rot90(RAMP, -1).copy(), quality=95), 40)
-    assert np.abs(decode(path, 40).astype(int) - wanted).mean() < 4
+    wanted = decoded(saved(tmp_path / "b.jpg", np.rot90(RAMP, -1).copy(), quality=95), 40)
+    assert np.abs(decoded(path, 40).astype(int) - wanted).mean() < 4
 
 
 def test_a_large_jpeg_is_decoded_at_a_smaller_scale_to_about_the_same(tmp_path):
     large = np.kron(RAMP, np.ones((10, 10, 1), np.uint8))
-    scaled = decode(saved(tmp_path / "a.jpg", large, quality=95), 40)
-    exact = decode(saved(tmp_path / "a.png", large), 40)
+    scaled = decoded(saved(tmp_path / "a.jpg", large, quality=95), 40)
+    exact = decoded(saved(tmp_path / "a.png", large), 40)
     assert np.abs(scaled.astype(int) - exact).mean() < 2
 
 
@@ -110,7 +139,7 @@ def broken(folder):
 def test_a_broken_image_raises_one_sentence_that_is_the_same_every_time(tmp_path):
     for name in broken(tmp_path):
         with pytest.raises(OSError) as error:  # noqa: PT011 - the message is what is looked at
-            decode(tmp_path / name, 16)
+            decoded(tmp_path / name, 16)
         message = str(error.value)
         assert message
         assert "\n" not in message
@@ -120,7 +149,7 @@ def test_a_broken_image_raises_one_sentence_that_is_the_same_every_time(tmp_path
 def test_an_image_of_a_billion_pixels_is_refused_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(OSError, match="pixels"):
-        decode(saved(tmp_path / "a.png"), 16)
+        decoded(saved(tmp_path / "a.png"), 16)
 
 
 def test_a_damaged_image_is_named_and_black_and_the_others_are_there(tmp_path, in_threads):
@@ -131,7 +160,7 @@ def test_a_damaged_image_is_named_and_black_and_the_others_are_there(tmp_path, i
     assert store.damaged[names.index("empty.jpg")] == "an empty file"
     assert store.damaged[names.index("missing.jpg")] == "No such file or directory"
     assert not store.pixels[:-1].any()
-    assert (store.pixels[-1] == decode(tmp_path / "whole.jpg", 16)).all()
+    assert (store.pixels[-1] == decoded(tmp_path / "whole.jpg", 16)).all()
 
 
 def test_a_store_is_made_once_and_found_again(tmp_path, in_threads, monkeypatch):
@@ -147,13 +176,13 @@ def test_a_changed_file_makes_a_new_store(tmp_path, in_threads):
     saved(files[1], 255 - RAMP)
     second = open_files(files, 16, "x")
     assert first.fingerprint != second.fingerprint
-    assert (second.pixels[1] == decode(files[1], 16)).all()
+    assert (second.pixels[1] == decoded(files[1], 16)).all()
     assert (second.pixels[0] == first.pixels[0]).all()
 
 
 def draw(item, size):
     """Draw image `item`; a plain function, as it runs in other processes."""
-    return np.full((size, size, 3), item % 251, np.uint8)
+    return np.full((size, size, 3), item % 251, np.uint8), item
 
 
 def interrupted_after(chunks):
@@ -181,7 +210,23 @@ def test_a_store_that_was_interrupted_goes_on_and_has_the_same_fingerprint(cache
     store = open_store(items, 8, draw, source="parts", name="x", progress=lambda done, total: made.append(done))
     assert store.fingerprint == whole
     assert len(made) == 2, "what was done was done again"
-    assert sorted(path.name for path in folder.iterdir()) == ["lock", "pixels.u8", "store.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["digests.i64", "lock", "pixels.u8", "store.json"]
+    assert store.digests.tolist() == items
+
+
+def test_a_chunk_that_the_journal_knows_and_the_disk_lost_is_made_again(cache, in_threads):
+    items = list(range(3 * CHUNK))
+    whole = open_store(items, 8, draw, source="whole", name="x").fingerprint
+    with pytest.raises(KeyboardInterrupt):
+        open_store(items, 8, draw, source="parts", name="x", progress=interrupted_after(2))
+    folder = next(path.parent for path in cache.glob("images/*/journal.jsonl"))
+    first = json.loads((folder / "journal.jsonl").read_text().splitlines()[0])["start"]
+    pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r+", shape=(len(items), 8, 8, 3))
+    pixels[first : first + CHUNK] = 0
+    made = []
+    store = open_store(items, 8, draw, source="parts", name="x", progress=lambda done, total: made.append(done))
+    assert store.fingerprint == whole
+    assert len(made) == 2, "the lost chunk, and the one that was never made"
 
 
 @pytest.mark.parametrize("damage", [
@@ -189,6 +234,7 @@ def test_a_store_that_was_interrupted_goes_on_and_has_the_same_fingerprint(cache
     lambda folder: (folder / "store.json").write_text("[]"),
     lambda folder: (folder / "pixels.u8").unlink(),
     lambda folder: (folder / "pixels.u8").write_bytes(b"short"),
+    lambda folder: (folder / "digests.i64").unlink(),
     lambda folder: (folder / "store.json").unlink() or (folder / "journal.jsonl").write_text("nonsense\n"),
 ])  # fmt: skip
 def test_a_damaged_store_is_made_again(cache, in_threads, damage):
@@ -232,7 +278,7 @@ from evenlens.data import images
 
 def slow(path, size):
     time.sleep(0.02)
-    return images.decode(path, size)
+    return images.read_image(path, size)
 
 images.CHUNK = 8
 files = sorted(Path(sys.argv[1]).glob("*.png"))

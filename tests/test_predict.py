@@ -21,7 +21,7 @@ def model(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVENLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("evenlens.datasets.get", lambda name: fake.Tiny)
+        patch.setattr("evenlens.datasets.get", lambda name, root=None: fake.Tiny)
         return run.train(make_config("tiny", "erm", SHORT), tmp_path_factory.mktemp("runs")).folder
 
 

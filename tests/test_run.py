@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVENLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("evenlens.datasets.get", lambda name: fake.Tiny)
+        patch.setattr("evenlens.datasets.get", lambda name, root=None: fake.Tiny)
         return run.train(config(), tmp_path_factory.mktemp("runs"))
 
 
@@ -67,7 +67,8 @@ def copied(made, tmp_path):
 
 
 def test_a_run_holds_its_files_and_nothing_else(made):
-    names = ["config.toml", "environment.json", "log.jsonl", "metrics.json", "model.safetensors", "predictions.parquet"]
+    names = ["config.toml", "environment.json", "images.parquet", "log.jsonl", "metrics.json", "model.safetensors"]
+    names += ["predictions.parquet"]
     assert sorted(path.name for path in made.folder.iterdir()) == names
     assert [path.name for path in made.folder.parent.iterdir()] == [made.folder.name]
 
@@ -374,7 +375,7 @@ import sys
 from evenlens import datasets, run
 from evenlens.config import make_config
 from tests import fake
-datasets.get = lambda name: fake.Tiny
+datasets.get = lambda name, root=None: fake.Tiny
 settings = {"train.epochs": 12, "train.batch_size": 8, "precision": "fp32"}
 print(run.train(make_config("tiny", "group_dro", settings), sys.argv[1]).folder)
 """

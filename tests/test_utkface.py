@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evenlens import datasets
 from evenlens.config import Data
 from evenlens.data import source
 from evenlens.data.tables import PARTS, UNUSED, Column, Table
-from evenlens.datasets.utkface import STUDY_AGE, STUDY_RACE, UTKFace
+from evenlens.datasets.utkface import AGE_BANDS, STUDY_AGE, STUDY_RACE, UTKFace
 from evenlens.errors import UserError
 from tests import fake
 
@@ -85,6 +87,119 @@ def test_a_study_split_depends_on_names_and_not_on_their_order(protocol):
     assert (again == straight[order]).all()
 
 
+NUM_PUBLISHED, NUM_OTHER = 23_705, 1692  # complete names; FairGRAPE's 22,013 are those without "Other"
+
+
+def as_published():
+    """As many made-up names as were published, with as many of the race Other."""
+    generator = np.random.default_rng(0)
+    race = np.concatenate([np.full(NUM_OTHER, 4), generator.integers(4, size=NUM_PUBLISHED - NUM_OTHER)])
+    age, gender = generator.integers(1, 100, size=NUM_PUBLISHED), generator.integers(2, size=NUM_PUBLISHED)
+    return table_of_names([f"{age[k]}_{gender[k]}_{race[k]}_{k:017d}.jpg.chip.jpg" for k in range(NUM_PUBLISHED)])
+
+
+class Listing:
+    """A folder that lists these names, and is none."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __truediv__(self, name):
+        return self
+
+    def is_dir(self):
+        return True
+
+    def iterdir(self):
+        return map(Path, self.names)
+
+
+def table_of_names(names):
+    return UTKFace(Listing(names)).table(False)
+
+
+def parts_of(table, protocol, seed=1):
+    asked = UTKFace.protocols[protocol]
+    return asked.split(table, table.column(asked.target).codes, table.column(asked.sensitive[0]).codes, seed)
+
+
+def sizes(parts):
+    return {part: int((parts == PARTS.index(part)).sum()) for part in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_balancing_act_tests_on_a_fifth_of_all_names(seed):
+    assert sizes(parts_of(as_published(), "balancing-act", seed)) == {"train": 17_068, "val": 1896, "test": 4741}
+    assert 17_068 + 1896 == 18_964  # what the original trained on
+
+
+def test_fairgrape_has_four_races_and_a_tenth_in_val_and_test():
+    table = as_published()
+    parts = parts_of(table, "fairgrape")
+    assert ((parts == UNUSED) == (table.column("race").codes == 4)).all()
+    found = sizes(parts)
+    assert sum(found.values()) == 22_013
+    assert found["val"] == pytest.approx(2201, abs=120)  # the hash's scatter: SD 45
+    assert found["test"] == pytest.approx(2201, abs=120)
+
+
+def test_mfd_has_a_hundred_images_of_each_cell_in_test_and_in_val_and_the_others_in_train():
+    table = as_published()
+    parts = parts_of(table, "mfd")
+    label, group = table.column("gender").codes, table.column("age20").codes
+    for part in ("val", "test"):
+        inside = parts == PARTS.index(part)
+        assert [int((inside & (label == y) & (group == b)).sum()) for y, b in CELLS] == [100] * 4
+    assert sizes(parts) == {"train": NUM_PUBLISHED - 800, "val": 400, "test": 400}
+
+
+def test_mfd_of_a_small_copy_is_balanced_too_and_has_images_to_train_on(folder):
+    table, _ = table_of(folder)
+    parts = parts_of(table, "mfd")
+    cells = table.column("gender").codes * 2 + table.column("age20").codes
+    smallest = np.bincount(cells).min()
+    for part in ("val", "test"):
+        assert np.bincount(cells[parts == PARTS.index(part)]).tolist() == [smallest // 4] * 4
+    assert (np.bincount(cells[parts == PARTS.index("train")]) >= smallest // 2).all()
+
+
+@pytest.mark.parametrize(
+    ("age", "band", "age20"),
+    [(1, 0, 1), (9, 0, 1), (10, 1, 1), (14, 1, 1), (15, 2, 1), (19, 2, 1), (20, 3, 0), (24, 3, 0), (25, 4, 0),
+     (30, 5, 0), (39, 5, 0), (40, 6, 0), (50, 7, 0), (59, 7, 0), (60, 8, 0), (116, 8, 0)],
+)  # fmt: skip
+def test_ages_on_an_edge_lie_in_the_upper_band(age, band, age20):
+    table = table_of_names([f"{age}_0_0_1.jpg"])
+    assert table.column("age_band").codes.tolist() == [band]
+    assert table.column("age20").codes.tolist() == [age20]
+    assert len(table.column("age_band").levels) == len(AGE_BANDS) == 9
+
+
+def test_four_races_leave_the_others_out():
+    table = table_of_names([f"30_0_{race}_1.jpg" for race in range(5)])
+    race = table.column("race4")
+    assert [race.levels[code] for code in race.codes[:4]] == ["White", "Black", "Asian", "Indian"]
+    assert race.codes[4] == -1
+
+
+@pytest.mark.parametrize("protocol", UTKFace.protocols)
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(60)), seed=st.integers(0, 2**63 - 1))
+def test_no_split_depends_on_the_order_of_the_rows(protocol, order, seed):
+    table = table_of_names([f"{1 + k * 7 % 90}_{k % 2}_{k % 5}_{k}.jpg" for k in range(60)])
+    order = np.array(order)
+    assert (parts_of(table.select(order), protocol, seed) == parts_of(table, protocol, seed)[order]).all()
+
+
+@pytest.mark.real
+def test_the_real_images_have_the_published_number_of_four_races_but_for_those_that_are_missing(real_data):
+    table = UTKFace(Path(real_data) / "utkface").table(skip_unreadable=True)
+    parts = parts_of(table, "fairgrape")
+    assert (parts != UNUSED).sum() == 22_013 - (NUM_PUBLISHED - len(table))  # no Other is missing here
+    assert sizes(parts_of(table, "balancing-act"))["test"] == 4741
+    assert sizes(parts_of(table, "mfd"))["test"] == 400
+
+
 @pytest.mark.real
 @both
 def test_the_real_images_have_the_published_counts_but_for_those_that_are_missing(protocol, real_data):
@@ -149,5 +264,5 @@ def test_every_protocol_gives_disjoint_parts_with_all_groups(folder, in_threads,
     loaded = source.load("utkface", datasets.get("utkface"), Data(root=folder, protocol=protocol, size=16))
     parts = [set(part.rows.tolist()) for part in (loaded.splits.train, loaded.splits.val, loaded.splits.test)]
     assert sum(map(len, parts)) == len(set.union(*parts))
-    assert loaded.splits.task.num_groups == (5 if protocol == "natural" else 2)
+    assert loaded.splits.task.num_groups == {"natural": 5, "balancing-act": 5, "fairgrape": 4}.get(protocol, 2)
     assert any("200 images with a complete name are here" in note for note in loaded.notes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from evenlens import __version__, registry, terminal
+from evenlens import __version__, cli_data, registry, terminal
 from evenlens.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_data.app, name="data")
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
 INTERRUPTED = 130
 

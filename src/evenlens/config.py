@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +34,9 @@ class Data(Section):
         None, strict=False, min_length=1, description="columns whose crossing makes the groups"
     )
     size: int | None = Field(None, ge=16, le=1024, description="height and width of the images in pixels")
+    fit: Literal["stretch", "short_side", "center_crop"] = Field(
+        "stretch", description="how an image becomes square; short_side and center_crop keep its aspect and cut"
+    )
     augment: str | None = Field(None, description="none, flip, crop_flip or resized_crop_flip")
     seed: int = Field(1, ge=0, lt=2**63, description="of the split and of injected bias; not of the training")
     skip_unreadable: bool = Field(False, description="leave out images and names that cannot be read, and say so")
@@ -74,6 +78,7 @@ class RunConfig(Section):
     seed: int = Field(1, ge=0, lt=2**63, description="of weights, order and augmentation")
     select: str = Field("unbiased_accuracy", description="which epoch is kept, by its score on the validation images")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto takes what is faster here")
+    base: str | None = Field(None, description="folder of a run whose network training goes on from")
     options: dict[str, Any] = {}
     data: Data = Data()
     net: Net = Net()
@@ -82,12 +87,19 @@ class RunConfig(Section):
     def identity(self) -> str:
         """Hash what decides the numbers to 10 hex digits; where the images lie does not."""
         content = self.model_dump(mode="json", exclude={"data": {"root"}})
+        content["base"] = self.base and Path(self.base).expanduser().resolve().name  # which is the base's own hash
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
+AUGMENTS = ("none", "flip", "crop_flip", "resized_crop_flip")
 SECTIONS: dict[str, type[Section]] = {"data": Data, "net": Net, "train": Train}
-SCALARS = ("seed", "select", "precision")
+SCALARS = ("seed", "select", "precision", "base")
 SETTINGS = [*SCALARS, *(f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields)]
+
+
+def data_root(root: Path | None) -> Path:
+    """Give the folder that holds a folder for each data set: as given, else `$EVENLENS_DATA`, else ~/data."""
+    return Path(root or os.environ.get("EVENLENS_DATA") or "~/data").expanduser()
 
 
 def parse_value(text: str) -> Any:
@@ -112,8 +124,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def make_config(dataset: str, method: str, settings: dict[str, Any] | None = None) -> RunConfig:
     """Build a run's configuration from settings by key.
 
-    `data.*`, `net.*` and `train.*` go to their sections, `seed`, `select` and `precision` to the run; a `data.*`
-    key that no data set shares is an option of this one; all other keys are hyper-parameters of the method.
+    `data.*`, `net.*` and `train.*` go to their sections, `seed`, `select`, `precision` and `base` to the run; a
+    `data.*` key that no data set shares is an option of this one; all other keys are hyper-parameters of the method.
 
     Raises:
         UserError: an unknown key (with the nearest known one), or a value that is not allowed.
@@ -131,7 +143,7 @@ def make_config(dataset: str, method: str, settings: dict[str, Any] | None = Non
         elif dot:
             raise unknown("section", section, SECTIONS)
         elif key in SCALARS:
-            content[key] = value
+            content[key] = str(value) if key == "base" else value  # a path may look like a number
         else:
             content["options"][key] = value
     sensitive = content["data"].get("sensitive")

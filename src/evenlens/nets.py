@@ -237,3 +237,37 @@ def _step_seconds(
 def thaw(net: nn.Module) -> nn.Module:
     """Copy a frozen network into one that can be trained on."""
     return deepcopy(net).requires_grad_(True)
+
+
+def go_on_from(net: Classifier, task: Task, base: Classifier, base_task: Task) -> None:
+    """Give a network the weights of a trained one.
+
+    The head's rows follow the names of the classes, in whatever order they stand; a class that the trained network
+    does not know keeps its fresh row.
+
+    Args:
+        net: the network, changed in place.
+        task: what it is for.
+        base: the trained network.
+        base_task: what that one was trained for.
+
+    Raises:
+        UserError: the two are of different shapes.
+    """
+    state = {name: value for name, value in base.state_dict().items() if not name.startswith("head.")}
+    here = {name: value.shape for name, value in net.state_dict().items() if not name.startswith("head.")}
+    if base.name != net.name or here != {name: value.shape for name, value in state.items()}:
+        raise UserError(
+            f"The network to go on from is a {base.name} for images of {base_task.image_size} px and this one a "
+            f"{net.name} for {task.image_size} px: choose the same net.backbone, net.stem and data.size."
+        )
+    net.load_state_dict(state, strict=False)
+    wanted, known = list(task.class_names), list(base_task.class_names)
+    if task == base_task and net.head.weight.shape == base.head.weight.shape:
+        net.head.load_state_dict(base.head.state_dict())
+    elif len(net.head.weight) == len(wanted) and len(base.head.weight) == len(known):
+        with torch.no_grad():
+            for row, name in enumerate(wanted):
+                if name in known:
+                    net.head.weight[row] = base.head.weight[known.index(name)]
+                    net.head.bias[row] = base.head.bias[known.index(name)]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from evenlens import engine, model_file
-from evenlens.data.images import decode
+from evenlens.data.images import read_image
 from evenlens.errors import UserError
 from evenlens.files import replacing
 from evenlens.processes import cores
@@ -60,7 +60,7 @@ def predict_folder(
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(files), EVALUATION_BATCH):
             batch = files[start : start + EVALUATION_BATCH]
-            read = list(pool.map(lambda path: _try_decode(path, method.task.image_size), batch))
+            read = list(pool.map(lambda path: _try_read(path, method.task.image_size, method.config.data.fit), batch))
             unreadable |= {
                 str(p.relative_to(folder)): r for p, r in zip(batch, read, strict=True) if isinstance(r, str)
             }
@@ -88,9 +88,9 @@ def predict_folder(
     return Written(len(names), unreadable)
 
 
-def _try_decode(path: Path, size: int) -> np.ndarray | str:
+def _try_read(path: Path, size: int, fit: str) -> np.ndarray | str:
     try:
-        return decode(path, size)
+        return read_image(path, size, fit)[0]
     except OSError as error:
         return error.strerror or str(error)
 

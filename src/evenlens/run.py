@@ -30,7 +30,7 @@ from evenlens.data.source import Loaded
 from evenlens.errors import UserError, unknown
 from evenlens.files import replacing
 from evenlens.method import Diverged, Log, Method
-from evenlens.run_folder import FORMAT, Run, measure, write_predictions
+from evenlens.run_folder import FORMAT, Run, measure, refuse_seen, write_images, write_predictions
 
 EVALUATION_BATCH = 512
 
@@ -48,7 +48,8 @@ def complete(config: RunConfig) -> RunConfig:
     Raises:
         UserError: an unknown name, with the nearest known one.
     """
-    kind, method = datasets.get(config.dataset), methods.get(config.method)
+    config = located(config)
+    kind, method = datasets.get(config.dataset, config.data.root), methods.get(config.method)
     rules = ("last", *metrics.METRICS)
     if config.select not in rules:
         raise unknown("rule to select by", config.select, rules)
@@ -56,6 +57,7 @@ def complete(config: RunConfig) -> RunConfig:
     checked = signature_options(f"option of {config.method}", method, options, method.requires)
     required = {name: config.options[name] for name in method.requires if name in config.options}
     data = source.resolve(config.dataset, kind, config.data)
+    started_from(config)  # which opens them, so that one that is not there is refused here
     nets.check(config.net, int(data.size or kind.size))
     _rehearse(config.model_copy(update={"options": checked, "net": Net()}))
     return config.model_copy(update={"options": {**checked, **required}, "data": data})
@@ -68,11 +70,17 @@ def _rehearse(config: RunConfig) -> None:
     model_file.build_method(task, config, {name: nets.build(config.net, task) for name in needs})
 
 
+def located(config: RunConfig) -> RunConfig:
+    """Name a data set that was given by its path, and the folder that it lies in."""
+    name, root = datasets.locate(config.dataset, config.data.root)
+    return config.model_copy(update={"dataset": name, "data": config.data.model_copy(update={"root": root})})
+
+
 def load_data(config: RunConfig, watch: Watch = silent) -> Loaded:
     """Load the data of a run, decoding the images if this is the first time."""
-    return source.load(
-        config.dataset, datasets.get(config.dataset), config.data, lambda done, total: watch("images", done, total)
-    )
+    config = located(config)
+    kind = datasets.get(config.dataset, config.data.root)
+    return source.load(config.dataset, kind, config.data, lambda done, total: watch("images", done, total))
 
 
 def pin(config: RunConfig, splits: Splits) -> RunConfig:
@@ -109,6 +117,11 @@ def train(config: RunConfig, runs: Path | str = "runs", watch: Watch = silent, l
     config = pin(config, loaded.splits)
     folder = folder_of(config, runs)
     if not folder.exists():
+        if config.select != "last":  # with right predictions: said before training where no prediction could help
+            val = loaded.splits.val
+            score(config.select, metrics.count(val.label, val.label, val.group, *_shape(val.task)), loaded.splits)
+        for run in started_from(config):
+            refuse_seen(run, config.dataset, loaded.splits)
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(parents=True, exist_ok=True)
         try:
@@ -122,6 +135,12 @@ def train(config: RunConfig, runs: Path | str = "runs", watch: Watch = silent, l
     return Run.open(folder)
 
 
+def started_from(config: RunConfig) -> list[Run]:
+    """Open the runs that a configuration names to start from: its base, and those put in a required one's place."""
+    named = [config.options[name] for name in methods.get(config.method).requires if name in config.options]
+    return [Run.open(Path(folder).expanduser()) for folder in (*([config.base] if config.base else []), *named)]
+
+
 def required_methods(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch) -> dict[str, Method]:
     """Find or make the runs that a method starts from: same data, seed and network."""
     found = {}
@@ -131,7 +150,7 @@ def required_methods(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch
         else:
             to_group = needs.target == "group"
             data = config.data.model_copy(update={"target": "group", "fingerprint": None}) if to_group else config.data
-            changes = {"method": needs.method, "options": {}, "data": data}
+            changes = {"method": needs.method, "options": {}, "data": data, "base": None}
             if to_group:
                 changes["select"] = "balanced_accuracy"
             run = train(config.model_copy(update=changes), runs, watch, None if to_group else loaded)
@@ -151,11 +170,27 @@ def predict(method: Method, part: FairDataset) -> Tensor:
 
 def counts_of(logits: Tensor, part: FairDataset) -> np.ndarray:
     """Count (group, label, prediction) of a part: (G, C, C)."""
-    task = part.task
     prediction = logits.argmax(1).numpy()
-    return metrics.count(
-        prediction, part.label.cpu().numpy(), part.group.cpu().numpy(), task.num_classes, task.num_groups
-    )
+    return metrics.count(prediction, part.label.cpu().numpy(), part.group.cpu().numpy(), *_shape(part.task))
+
+
+def _shape(task: Task) -> tuple[int, int]:
+    return task.num_classes, task.num_groups
+
+
+def score(rule: str, counts: np.ndarray, splits: Splits) -> float:
+    """Compute the metric that a run selects by from counts of its validation images.
+
+    Raises:
+        UserError: it is undefined.
+    """
+    value = metrics.evaluate(counts, [rule], splits.train.cell_counts().numpy())[rule]
+    if np.isnan(value):
+        raise UserError(
+            f"select={rule} is undefined on the validation images: a label or group that it needs has none there. "
+            "Choose another rule, such as select=balanced_accuracy or select=last."
+        )
+    return value
 
 
 @dataclass
@@ -182,6 +217,9 @@ class _Making:
         torch.manual_seed(config.seed)
         self.method = model_file.build_method(splits.task, config, {name: m.net for name, m in required.items()})
         self.deployed = sorted(self.method.state_dict())  # what `prepare` adds serves training only
+        if config.base:
+            base = started_from(config)[0].load()
+            nets.go_on_from(self.method.net, splits.task, base.net, base.task)
         precision = self._choose_precision()
         for net in self.method.modules():
             if isinstance(net, nets.Classifier):
@@ -234,13 +272,13 @@ class _Making:
             counts = counts_of(logits, self.val)
             rule = self.config.select
             entry["val_accuracy"] = float(metrics.get("accuracy")(counts))
-            score = float(len(self.log)) if rule == "last" else self._score(counts)
+            value = float(len(self.log)) if rule == "last" else score(rule, counts, self.loaded.splits)
             if rule != "last":
-                entry[f"val_{rule}"] = score
+                entry[f"val_{rule}"] = value
             sign = -1.0 if rule != "last" and metrics.get(rule).direction == "lower" else 1.0
-            if not self.best or sign * score > sign * self.best["score"]:
+            if not self.best or sign * value > sign * self.best["score"]:
                 state = model_file.pick(self.method, self.deployed)
-                self.best = {"score": score, "epoch": entry["epoch"], "logits": logits, "state": state}
+                self.best = {"score": value, "epoch": entry["epoch"], "logits": logits, "state": state}
             entry["evaluation_seconds"] = round(time.perf_counter() - trained, 3)
         self.log.append(entry)
         model_file.save_checkpoint(self.partial / "checkpoint.pt", self._state())
@@ -249,16 +287,6 @@ class _Making:
 
     def _write_log(self) -> None:
         (self.partial / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
-
-    def _score(self, counts: np.ndarray) -> float:
-        rule = self.config.select
-        score = metrics.evaluate(counts, [rule], self.loaded.splits.train.cell_counts().numpy())[rule]
-        if np.isnan(score):
-            raise UserError(
-                f"select={rule} is undefined on the validation images: a label or group that it needs has none there. "
-                "Choose another rule, such as select=balanced_accuracy or select=last."
-            )
-        return score
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -318,6 +346,7 @@ class _Making:
         (self.partial / "config.toml").write_text(to_toml(config))
         (self.partial / "environment.json").write_text(json.dumps(self._environment(precision), indent=1))
         write_predictions(self.partial / "predictions.parquet", parts)
+        write_images(self.partial / "images.parquet", splits, started_from(config))
         description = model_file.describe(splits.task, config, required)
         model_file.save_model(self.partial / "model.safetensors", description, self.best["state"])
         for leftover in ("checkpoint.pt", "precision.json"):

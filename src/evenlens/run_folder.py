@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from evenlens import __version__, metrics, model_file
 from evenlens.config import RunConfig, read_config, read_toml
-from evenlens.data.dataset import FairDataset
+from evenlens.data.dataset import FairDataset, Splits
+from evenlens.data.tables import PARTS
 from evenlens.errors import UserError
 from evenlens.method import Method
 
 FORMAT = 1  # of the folder's files
+TRAINED = ("train", "tune", "base")  # parts whose images a network has learned from
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,25 @@ class Run:
             raise damaged(path, error) from None
         return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
+    def images(self) -> dict[str, np.ndarray]:
+        """Read which images it was made with: `part` (train, tune, val, test or base), `file` and `digest`.
+
+        `base` are the images that the runs it started from were trained on.
+        """
+        import pyarrow.parquet
+
+        path = self.folder / "images.parquet"
+        if not path.is_file():
+            raise UserError(
+                f"{self.folder} does not say which images it was trained on (there is no images.parquet; an earlier "
+                "evenlens wrote none): delete it and make it again."
+            )
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise damaged(path, error) from None
+        return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
     def load(self) -> Method:
         """Build the trained method, ready to predict."""
         return model_file.load_model(self.folder / "model.safetensors")
@@ -131,3 +152,66 @@ def write_predictions(path: Path, parts: dict[str, tuple[FairDataset, Tensor]]) 
             columns[f"logit.{number}"] = logits[:, number].numpy()
         tables.append(pyarrow.table(columns))
     pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path, compression="zstd")
+
+
+def write_images(path: Path, splits: Splits, started_from: Sequence[Run]) -> None:
+    """Write down which images were trained on, selected on and tested on, and what `started_from` were trained on."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns: dict[str, list[np.ndarray]] = {"part": [], "file": [], "digest": []}
+
+    def add(part: str, names: Sequence[str] | np.ndarray, digests: np.ndarray) -> None:
+        columns["part"].append(np.full(len(names), part, dtype=object))
+        columns["file"].append(np.asarray(names, dtype=object))
+        columns["digest"].append(digests)
+
+    for part in PARTS:
+        if part != "tune" or splits.tune is not splits.train:
+            add(part, getattr(splits, part).names, getattr(splits, part).digests)
+    for run in started_from:
+        images = run.images()
+        trained = np.isin(images["part"], TRAINED)
+        add("base", images["file"][trained], images["digest"][trained])
+    table = pyarrow.table({name: np.concatenate(values) for name, values in columns.items()})
+    pyarrow.parquet.write_table(table, path, compression="zstd")
+
+
+def refuse_seen(run: Run, dataset: str, splits: Splits) -> None:
+    """Refuse to start from a run that was trained on an image that is to be selected or tested on.
+
+    A copy is found by its content, whatever its name. An image that this run had held out is no reason: if it has a
+    copy among the training images of the same data set, that was reported with the data.
+
+    Args:
+        run: to start from.
+        dataset: name of the data set.
+        splits: its parts.
+
+    Raises:
+        UserError: saying how many there are, and which.
+    """
+    images = run.images()
+
+    def those(*parts: str) -> np.ndarray:
+        return np.isin(images["part"], parts)
+
+    trained = {*images["digest"][those("train", "tune")].tolist()}
+    inherited = {*images["digest"][those("base")].tolist()} - trained
+    there = those("val", "test") if dataset == run.config.dataset else those()
+    held_out = {*zip(images["file"][there], images["digest"][there].tolist(), strict=True)}
+    for part in ("test", "val"):
+        data = getattr(splits, part)
+        found = data.digests.tolist()
+        seen = [
+            row
+            for row, image in enumerate(zip(data.names, found, strict=True))
+            if found[row] and (found[row] in inherited or (found[row] in trained and image not in held_out))
+        ]
+        if len(seen):
+            listed = ", ".join(data.names[row] for row in seen[:3])
+            raise UserError(
+                f"{len(seen):,} of the {len(data):,} images of the part '{part}' were in the training of {run.folder} "
+                f"({listed}{', ...' if len(seen) > 3 else ''}): a number measured on them says nothing. Take a split "
+                "that keeps them in train, as evenlens data merge makes it, or another run."
+            )

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evenlens.config import RunConfig, make_config, read_config, read_toml
+from evenlens.config import SCALARS, RunConfig, make_config, read_config, read_toml
 from evenlens.errors import UserError, unknown
 from evenlens.processes import cores, deaf_to_ctrl_c
 
@@ -26,6 +26,7 @@ TOP = (
     "seed",
     "select",
     "precision",
+    "base",
     "baseline",
     "data",
     "net",
@@ -77,9 +78,7 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     for key in ("title", "about", "baseline"):
         if not isinstance(content.get(key, ""), str):
             raise UserError(f"A recipe's {key} is text; this one has {key} = {content[key]!r}.")
-    choices: dict[str, list[Any]] = {
-        key: _listed(content[key]) for key in ("seed", "select", "precision") if key in content
-    }
+    choices: dict[str, list[Any]] = {key: _listed(content[key]) for key in SCALARS if key in content}
     for section in ("data", "net", "train"):
         for key, value in content.get(section, {}).items():
             setting = f"{section}.{key}"

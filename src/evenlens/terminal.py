@@ -15,6 +15,7 @@ from rich.table import Table
 from evenlens import metrics, registry
 
 if TYPE_CHECKING:
+    from evenlens.data.checking import Summary
     from evenlens.report.summary import Row
     from evenlens.run import Run
     from evenlens.sweeps import Event
@@ -25,11 +26,12 @@ PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets"}
 
 
 @contextmanager
-def watching(title: str) -> Iterator[Callable[[str, int, int], None]]:
+def watching(title: str, in_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar for each thing that is being done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bars: dict[str, Any] = {}
 
@@ -91,6 +93,47 @@ def print_rows(rows: list[Row], title: str) -> None:
     out.print(table)
 
 
+def print_counts(summary: Summary) -> None:
+    """Print how many images of each label and group are in each part; where these are many, labels and groups apart."""
+    shown, left_out = 40, ""
+    groups = {name: {part: counts[:, g] for part, counts in summary.counts.items()}
+              for g, name in enumerate(summary.group_names)}  # fmt: skip
+    lines: list[tuple[str, str, dict[str, int]]] = [
+        (group, label, {part: int(values[c]) for part, values in parts.items()})
+        for group, parts in groups.items()
+        for c, label in enumerate(summary.class_names)
+    ]
+    if len(lines) > shown:
+        lines = [(group, "", {part: int(v.sum()) for part, v in parts.items()}) for group, parts in groups.items()]
+        lines += [
+            ("", label, {part: int(counts[c].sum()) for part, counts in summary.counts.items()})
+            for c, label in enumerate(summary.class_names)
+        ]
+    if len(lines) > 3 * shown:
+        left_out = f"; {len(lines) - 3 * shown} more rows in --json"
+    table = Table(
+        title=escape(f"{summary.title}: {summary.target} by {', '.join(summary.sensitive)}"),
+        caption=f"{summary.unused:,} images are not used{left_out}", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    table.add_column(escape(", ".join(summary.sensitive)))
+    table.add_column(escape(summary.target))
+    for part in summary.counts:
+        table.add_column(part, justify="right")
+    table.add_column("", no_wrap=True)
+    first = next(iter(summary.counts), "")
+    most = max((counts.get(first, 0) for _, _, counts in lines), default=0) or 1
+    before = ""
+    for group, label, counts in lines[: 3 * shown]:
+        bar = "█" * round(16 * counts.get(first, 0) / most)
+        numbers = [f"{counts[part]:,}" for part in summary.counts]
+        table.add_row(escape(group if group != before or not label else ""), escape(label), *numbers, f"[dim]{bar}[/]")
+        before = group
+    totals = [f"[bold]{int(counts.sum()):,}[/]" for counts in summary.counts.values()]
+    table.add_section()
+    table.add_row("all", "", *totals, "")
+    out.print(table)
+
+
 def print_run(run: Run) -> None:
     """Print what one run measured on its test images."""
     config, measured = run.config, run.metrics["test"]["metrics"]
@@ -128,6 +171,11 @@ def list_cards(kind: str) -> None:
     for name, card in registry.describe(PLACES[kind]).items():
         more = [card.get("stage", "in"), card.get("needs_group", "training") or "nothing"] if kind == "methods" else []
         table.add_row(name, escape(card["summary"]), *more)
+    if kind == "datasets":
+        from evenlens.config import data_root
+
+        for path in sorted(data_root(None).glob("*/dataset.toml")):
+            table.add_row(escape(path.parent.name), escape(f"Your own, in {path.parent}"))
     out.print(table)
 
 
@@ -141,10 +189,10 @@ def list_metrics() -> None:
 
 def list_settings() -> None:
     """Print a line for each setting of a run."""
-    from evenlens.config import SECTIONS, RunConfig
+    from evenlens.config import SCALARS, SECTIONS, RunConfig
 
     table = Table("setting", "default", "what it is")
-    for key in ("seed", "select", "precision"):
+    for key in SCALARS:
         field = RunConfig.model_fields[key]
         table.add_row(key, str(field.default), field.description)
     for section, kind in SECTIONS.items():

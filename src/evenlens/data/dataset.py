@@ -99,6 +99,7 @@ class FairDataset:
         names: the N file names.
         attributes: further columns of the same N rows, by name.
         task: what is predicted, for whom.
+        digests: (N,) int64, equal for copies of one file, whatever their names; empty where nobody asks.
     """
 
     pixels: Tensor
@@ -108,6 +109,7 @@ class FairDataset:
     names: Sequence[str]
     attributes: dict[str, Column]
     task: Task
+    digests: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     batch_size: int = 256
     augment: str = "none"
     memory_format: torch.memory_format = torch.contiguous_format
@@ -137,6 +139,7 @@ class FairDataset:
             group=self.group[index],
             names=[self.names[k] for k in picked],
             attributes={name: column[picked] for name, column in self.attributes.items()},
+            digests=self.digests[picked] if len(self.digests) else self.digests,
         )
 
     def on(

@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from evenlens.files import replacing
 from evenlens.processes import cores, deaf_to_ctrl_c
 
 CHUNK = 256  # images between two entries of the journal: what a killed run may have to do again
-FORMAT = 1  # of the store's files; part of its key
+FORMAT = 2  # of the store's files; part of its key
+FITS = ("stretch", "short_side", "center_crop")
 
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
@@ -40,35 +43,60 @@ class ImageStore:
         pixels: (N, size, size, 3) uint8.
         fingerprint: 16 hex digits of a hash over the bytes of all images.
         damaged: why an image could not be read, by its position; its pixels are black.
+        digests: (N,) int64, the digest of what each image was made from: equal for copies of one file, whatever
+            their names; 0 where it could not be read.
     """
 
     pixels: np.ndarray
     fingerprint: str
     damaged: dict[int, str]
+    digests: np.ndarray
 
 
-def decode(path: Path, size: int) -> np.ndarray:
-    """Read an image file as (size, size, 3) uint8: upright, RGB, stretched to the square.
+def digest(data: bytes) -> int:
+    """Hash bytes to a signed 64-bit number."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
-    JPEG is decoded at the smallest scale that still has `size` pixels, which is faster than decoding all of it. Of 16
-    bits the upper eight are kept; what is transparent shows the colour that it has.
+
+def read_image(path: Path, size: int, fit: str = "stretch") -> tuple[np.ndarray, int]:
+    """Read an image file: its pixels as `decode` gives them, and the digest of the file's bytes.
 
     Raises:
         OSError: the file is missing, damaged, truncated or no image.
     """
+    data = path.read_bytes()
+    return decode(data, size, fit), digest(data)
+
+
+def decode(data: bytes, size: int, fit: str = "stretch") -> np.ndarray:
+    """Decode an image file's bytes to (size, size, 3) uint8: upright, RGB, square.
+
+    JPEG is decoded at the smallest scale that still has enough pixels, which is faster than decoding all of it. Of 16
+    bits the upper eight are kept; what is transparent shows the colour that it has.
+
+    Args:
+        data: the file.
+        size: height and width in pixels.
+        fit: how the square is made. `stretch`: all of the image, whatever its aspect. `short_side`: nothing is
+            distorted, the ends of the long side are cut off. `center_crop`: as that, and of a square 9/8 as large
+            the middle (64 of 72, 224 of 252 pixels).
+
+    Raises:
+        OSError: the bytes are damaged, truncated or no image.
+    """
     import simplejpeg
 
-    data = path.read_bytes()
+    wanted = _reach(size, fit)
     if data.startswith(b"\xff\xd8\xff") and b"Exif\0\0" not in data:  # Exif may ask for a turn, which Pillow does
         try:
-            pixels = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
+            pixels = simplejpeg.decode_jpeg(data, min_height=wanted, min_width=wanted)
         except ValueError:
             pass  # an unusual colour space, or damage: Pillow reads the one and names the other
         else:
-            return _resize(Image.fromarray(pixels), size)
+            return _resize(Image.fromarray(pixels), size, fit)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _resize(_rgb(ImageOps.exif_transpose(image)), size)
+            return _resize(_rgb(ImageOps.exif_transpose(image)), size, fit)
     except UnidentifiedImageError:
         raise OSError("no image, or a damaged one" if data else "an empty file") from None
     except Exception as error:  # a damaged file can make Pillow raise anything
@@ -81,19 +109,32 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(image: Image.Image, size: int) -> np.ndarray:
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+def _reach(size: int, fit: str) -> int:
+    """Give the length that the short side is brought to."""
+    return round(size * 9 / 8) if fit == "center_crop" else size
+
+
+def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
+    width, height = image.size
+    if fit == "stretch":
+        box = (0.0, 0.0, float(width), float(height))
+    else:
+        side = min(width, height) * size / _reach(size, fit)
+        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    if image.size != (size, size) or box != (0.0, 0.0, size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
     return np.asarray(image)
 
 
-def open_files(files: Sequence[Path], size: int, name: str, progress: Progress | None = None) -> ImageStore:
+def open_files(
+    files: Sequence[Path], size: int, name: str, progress: Progress | None = None, fit: str = "stretch"
+) -> ImageStore:
     """Open the store of these image files, decoding what is not there yet.
 
     A file is known by its path, size and time of change: when one changes, a new store is made.
     """
-    source = "\n".join(f"{path}\t{_state(path)}" for path in files)
-    return open_store(files, size, decode, source=source, name=name, progress=progress)
+    source = "\n".join([fit, *(f"{path}\t{_state(path)}" for path in files)])
+    return open_store(files, size, partial(read_image, fit=fit), source=source, name=name, progress=progress)
 
 
 def _state(path: Path) -> str:
@@ -107,7 +148,7 @@ def _state(path: Path) -> str:
 def open_store(
     items: Sequence[Any],
     size: int,
-    make: Callable[[Any, int], np.ndarray],
+    make: Callable[[Any, int], tuple[np.ndarray, int]],
     *,
     source: str,
     name: str,
@@ -118,8 +159,8 @@ def open_store(
     Args:
         items: what each of the N images is made from.
         size: height and width in pixels.
-        make: (item, size) -> (size, size, 3) uint8, importable by name, as it runs in other processes. An image
-            for which it raises OSError counts as damaged.
+        make: (item, size) -> ((size, size, 3) uint8, digest of what it is made from), importable by name, as it runs
+            in other processes. An image for which it raises OSError counts as damaged.
         source: text that names everything that the pixels depend on, besides the size.
         name: starts the folder's name, for people who look into the cache.
         progress: called after every chunk.
@@ -135,14 +176,17 @@ def open_store(
                 _make_all(folder, shape, items, make, progress)
         header = _header(folder, shape)
     pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=shape)
-    return ImageStore(pixels, header["fingerprint"], {int(k): why for k, why in header["damaged"].items()})
+    digests = np.fromfile(folder / "digests.i64", dtype=np.int64)
+    return ImageStore(pixels, header["fingerprint"], {int(k): why for k, why in header["damaged"].items()}, digests)
 
 
 def _header(folder: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     """Read what `_make_all` wrote last; nothing, unless the store is whole."""
     try:
         header = json.loads((folder / "store.json").read_text())
-        whole = (folder / "pixels.u8").stat().st_size == int(np.prod(shape)) and {"fingerprint", "damaged"} <= {*header}
+        sizes = {"pixels.u8": int(np.prod(shape)), "digests.i64": 8 * shape[0]}
+        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        whole &= {"fingerprint", "damaged"} <= {*header}
     except (FileNotFoundError, ValueError, TypeError):
         return {}
     return header if whole else {}
@@ -154,24 +198,24 @@ def _make_all(
     import loky
     from loky.process_executor import BrokenProcessPool
 
-    pixels, journal = folder / "pixels.u8", folder / "journal.jsonl"
-    num_bytes = int(np.prod(shape))
-    if not pixels.exists() or pixels.stat().st_size != num_bytes:
-        journal.unlink(missing_ok=True)
-        with pixels.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is noticed here, not half-way
-            file.truncate(num_bytes)
-    done = _read_journal(journal)
+    pixels, digests, journal = folder / "pixels.u8", folder / "digests.i64", folder / "journal.jsonl"
+    for path, num_bytes in ((pixels, int(np.prod(shape))), (digests, 8 * shape[0])):
+        if not path.exists() or path.stat().st_size != num_bytes:
+            journal.unlink(missing_ok=True)
+            with path.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is noticed here, not half-way
+                file.truncate(num_bytes)
+    done = _read_journal(journal, folder, shape)
     waiting = [start for start in range(0, shape[0], CHUNK) if start not in done]
     workers = min(cores(), len(waiting)) or 1
-    tasks = ((make, items[start : start + CHUNK], start, pixels, shape) for start in waiting)
+    tasks = ((make, items[start : start + CHUNK], start, folder, shape) for start in waiting)
     pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
     try:
         with journal.open("a") as log:
-            for start, damaged in _bounded_map(pool, tasks, 4 * workers):
+            for start, damaged, check in _bounded_map(pool, tasks, 4 * workers):
                 done[start] = damaged
-                log.write(json.dumps({"start": start, "damaged": damaged}) + "\n")
+                log.write(json.dumps({"start": start, "damaged": damaged, "check": check}) + "\n")
                 log.flush()
                 if progress:
                     progress(min(len(done) * CHUNK, shape[0]), shape[0])
@@ -189,12 +233,18 @@ def _make_all(
     journal.unlink()
 
 
-def _read_journal(path: Path) -> dict[int, dict[int, str]]:
-    """Read which chunks are done, and cut off the last line where a killed run left half of one."""
+def _read_journal(path: Path, folder: Path, shape: tuple[int, ...]) -> dict[int, dict[int, str]]:
+    """Read which chunks are done, and cut off the last line where a killed run left half of one.
+
+    Nothing is written through to the disk chunk by chunk, which would take longer than the decoding. After a power
+    cut the journal may therefore know of chunks that never arrived: each is held against its checksum.
+    """
     try:
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
+        pixels, digests = _mapped(folder, shape)
         entries = [json.loads(line) for line in whole.splitlines()]
+        entries = [entry for entry in entries if _checksum(pixels, digests, entry["start"]) == entry["check"]]
         done = {entry["start"]: {int(k): why for k, why in entry["damaged"].items()} for entry in entries}
     except (FileNotFoundError, ValueError, KeyError):
         whole, text, done = "", "", {}
@@ -203,7 +253,7 @@ def _read_journal(path: Path) -> dict[int, dict[int, str]]:
     return done
 
 
-def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tuple[int, dict[int, str]]]:
+def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tuple[int, dict[int, str], int]]:
     """Run tasks in any order with at most `ahead` of them handed out, so that memory stays flat."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
@@ -220,20 +270,30 @@ def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tupl
 
 
 def _make_chunk(
-    make: Callable, items: Sequence[Any], start: int, pixels: Path, shape: tuple[int, ...]
-) -> tuple[int, dict[int, str]]:
-    mapped = np.memmap(pixels, dtype=np.uint8, mode="r+", shape=shape)
+    make: Callable, items: Sequence[Any], start: int, folder: Path, shape: tuple[int, ...]
+) -> tuple[int, dict[int, str], int]:
+    pixels, digests = _mapped(folder, shape)
     damaged = {}
     for row, item in enumerate(items, start):
         try:
-            mapped[row] = make(item, shape[1])
+            pixels[row], digests[row] = make(item, shape[1])
         except OSError as error:
             damaged[row] = error.strerror or str(error)
-            mapped[row] = 0
-    mapped.flush()
-    return start, damaged
+            pixels[row], digests[row] = 0, 0
+    return start, damaged, _checksum(pixels, digests, start)
+
+
+def _mapped(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r+", shape=shape)
+    return pixels, np.memmap(folder / "digests.i64", dtype=np.int64, mode="r+", shape=shape[:1])
+
+
+def _checksum(pixels: np.ndarray, digests: np.ndarray, start: int) -> int:
+    chunk = slice(start, start + CHUNK)
+    return zlib.crc32(digests[chunk].tobytes(), zlib.crc32(pixels[chunk].tobytes()))
 
 
 def _fingerprint(path: Path) -> str:
-    with path.open("rb") as file:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

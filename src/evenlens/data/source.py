@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from evenlens.config import Data, signature_options
-from evenlens.data import augment
-from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor
+from evenlens.config import AUGMENTS, Data, data_root, signature_options
+from evenlens.data.downloads import Download
 from evenlens.data.images import ImageStore, Progress, open_files
 from evenlens.data.tables import PARTS, UNUSED, Column, Table, combine, split_fingerprint
 from evenlens.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from evenlens.data.dataset import Splits
 
 
 class Protocol(NamedTuple):
@@ -53,18 +54,30 @@ class Source:
     columns: ClassVar[tuple[str, ...]]  # of its table: what can be predicted, or make groups
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
+    home: ClassVar[str] = ""  # folder below the data root, where it is not the data set's own name
+    downloads: ClassVar[tuple[Download, ...]] = ()  # what the terms allow anybody to fetch
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
 
+    @property
+    def root(self) -> Path:
+        """The folder that the images' names are below."""
+        return self.folder
+
     def table(self, skip_unreadable: bool) -> Table:
         """Read what is known about the images, sorted by name."""
         raise NotImplementedError
 
-    def images(self, table: Table, size: int, progress: Progress | None) -> ImageStore:
-        """Open the images of all rows of the table at this size."""
-        return open_files([self.folder / name for name in table.names], size, type(self).__name__.lower(), progress)
+    def split(self, protocol: Protocol, table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+        """Assign rows to parts; overridden where an option of the data set has a say in it."""
+        return protocol.split(table, label, group, seed)
+
+    def images(self, table: Table, size: int, fit: str, progress: Progress | None) -> ImageStore:
+        """Open the images of all rows of the table at this size, made square as `evenlens.data.images.decode` says."""
+        files = [self.root / name for name in table.names]
+        return open_files(files, size, type(self).__name__.lower(), progress, fit)
 
     def missing(self, wanted: str) -> UserError:
         """Make the error for a file or folder that is not there."""
@@ -72,11 +85,6 @@ class Source:
             f"{self.title} is not at {self.folder} (looked for {wanted}). {self.how_to_get} "
             "Say where data sets are with data.root=FOLDER or the variable EVENLENS_DATA."
         )
-
-
-def data_root(root: Path | None) -> Path:
-    """Give the folder that holds a folder for each data set: as given, else `$EVENLENS_DATA`, else ~/data."""
-    return Path(root or os.environ.get("EVENLENS_DATA") or "~/data").expanduser()
 
 
 def source_options(name: str, kind: type[Source], data: Data) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def source_options(name: str, kind: type[Source], data: Data) -> dict[str, Any]:
 def make_source(name: str, kind: type[Source], data: Data) -> Source:
     """Build a data set's source with its options checked."""
     options = source_options(name, kind, data)
-    return kind(data_root(data.root) / name, **options)
+    return kind(data_root(data.root) / (kind.home or name), **options)
 
 
 def resolve(name: str, kind: type[Source], data: Data) -> Data:
@@ -101,6 +109,11 @@ def resolve(name: str, kind: type[Source], data: Data) -> Data:
     for column in (*sensitive, *([] if target == "group" else [target])):
         if column not in kind.columns:
             raise unknown(f"column of {name}", column, kind.columns)
+    if not sensitive:
+        raise UserError(
+            f"{name} does not say whose treatment is compared: choose with data.sensitive one or more of "
+            f"{', '.join(column for column in kind.columns if column != target) or 'its columns (there is no other)'}."
+        )
     if len({*sensitive}) < len(sensitive):
         raise UserError(f"data.sensitive={','.join(sensitive)} names a column twice: name each once.")
     if target in sensitive:
@@ -110,10 +123,12 @@ def resolve(name: str, kind: type[Source], data: Data) -> Data:
         free = [other for other, candidate in kind.protocols.items() if not candidate.fixed]
         raise UserError(
             f"The protocol {protocol_name} of {name} is made for data.target={protocol.target} and "
-            f"data.sensitive={','.join(protocol.sensitive)}; for others choose data.protocol={' or '.join(free)}."
+            f"data.sensitive={','.join(protocol.sensitive)}"
+            + (f"; for others choose data.protocol={' or '.join(free)}." if free else ", as are all of its protocols.")
         )
     augmentation = data.augment or kind.augment
-    augment.get(augmentation)
+    if augmentation not in AUGMENTS:
+        raise unknown("augmentation", augmentation, AUGMENTS)
     return data.model_copy(
         update={
             "protocol": protocol_name,
@@ -133,6 +148,51 @@ class Loaded(NamedTuple):
     notes: list[str]
 
 
+class Posed(NamedTuple):
+    """A task as a data set's table poses it, before any image is opened.
+
+    Attributes:
+        data: settings with the data set's defaults filled in.
+        source: where it comes from.
+        table: its N rows.
+        label: what is to be predicted.
+        group: whose treatment is compared.
+        parts: (N,) positions in `PARTS`, or `UNUSED`.
+    """
+
+    data: Data
+    source: Source
+    table: Table
+    label: Column
+    group: Column
+    parts: np.ndarray
+
+
+def pose(name: str, kind: type[Source], data: Data) -> Posed:
+    """Read a data set's table, and choose label, groups and split as the settings say.
+
+    Args:
+        name: the data set's name.
+        kind: its class.
+        data: settings, resolved or not.
+
+    Raises:
+        UserError: files are missing or cannot be read, or the settings do not fit the data set.
+    """
+    data = resolve(name, kind, data)
+    source = make_source(name, kind, data)
+    table = source.table(data.skip_unreadable)
+    if not len(table):
+        raise source.missing("a label file that lists images")
+    protocol = kind.protocols[str(data.protocol)]
+    group = combine([table.column(column) for column in data.sensitive or ()])
+    label = group if data.target == "group" else table.column(str(data.target))
+    posed = table.column(protocol.target) if data.target == "group" else label
+    parts = source.split(protocol, table, posed.codes, group.codes, data.seed)
+    parts = np.where((label.codes < 0) | (group.codes < 0), UNUSED, parts)
+    return Posed(data, source, table, label, group, parts)
+
+
 def load(name: str, kind: type[Source], data: Data, progress: Progress | None = None) -> Loaded:
     """Read, check, decode and split a data set.
 
@@ -145,21 +205,16 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
     Raises:
         UserError: files are missing or cannot be read, or the task is none (an empty part, a single class).
     """
-    data = resolve(name, kind, data)
-    source = make_source(name, kind, data)
-    table = source.table(data.skip_unreadable)
-    if not len(table):
-        raise source.missing("a label file that lists images")
-    protocol = kind.protocols[str(data.protocol)]
-    group = combine([table.column(column) for column in data.sensitive or ()])
-    label = group if data.target == "group" else table.column(str(data.target))
-    posed = table.column(protocol.target) if data.target == "group" else label
-    parts = protocol.split(table, posed.codes, group.codes, data.seed)
-    parts = np.where((label.codes < 0) | (group.codes < 0), UNUSED, parts)
-    _check(name, parts, label, group)  # before the images are decoded, and again without those that cannot be
-    store = source.images(table, int(data.size or kind.size), progress)
+    from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor  # torch, for which a summary does not wait
+
+    data, source, table, label, group, parts = pose(name, kind, data)
+    check_task(name, parts, label, group)  # before the images are decoded, and again without those that cannot be
+    used = parts != UNUSED
+    if 2 * used.sum() < len(table):  # else one store serves all protocols and seeds
+        table, label, group, parts = table.select(used), label[used], group[used], parts[used]
+    store = source.images(table, int(data.size or kind.size), data.fit, progress)
     parts = _without_damaged(source, store, table, parts, data.skip_unreadable)
-    _check(name, parts, label, group)
+    check_task(name, parts, label, group)
     task = Task(label.levels, group.levels, int(data.size or kind.size), str(data.target), tuple(data.sensitive or ()))
     pixels = to_tensor(store.pixels)
     made = {}
@@ -173,14 +228,43 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
             [table.names[k] for k in rows.tolist()],
             {column: values[rows] for column, values in table.columns.items()},
             task,
+            store.digests[rows],
         )
     if not len(made["tune"]):
         made["tune"] = made["train"]
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{store.fingerprint} {split_fingerprint(table.names, parts)}".encode())
-    digest.update(np.stack([label.codes, group.codes]).tobytes())
-    splits = Splits(**made, fingerprint=digest.hexdigest())
-    return Loaded(splits, source.notes + _warnings(splits))
+    hashed = hashlib.blake2b(digest_size=8)
+    hashed.update(f"{store.fingerprint} {split_fingerprint(table.names, parts)}".encode())
+    hashed.update(np.stack([label.codes, group.codes]).tobytes())
+    splits = Splits(**made, fingerprint=hashed.hexdigest())
+    notes = [*source.notes, *shared_units(table, parts), *_copies(splits), *_warnings(splits)]
+    return Loaded(splits, notes)
+
+
+def shared_units(table: Table, parts: np.ndarray) -> list[str]:
+    """Say how many subjects, lesions or photographs have images in several parts."""
+    if table.units is None:
+        return []
+    import pyarrow
+
+    used = np.flatnonzero(parts != UNUSED)
+    units = pyarrow.array(table.units, pyarrow.large_string()).dictionary_encode()
+    seen = np.zeros((len(units.dictionary), len(PARTS)), dtype=bool)
+    seen[units.indices.to_numpy()[used], parts[used]] = True
+    several, num = int((seen.sum(axis=1) > 1).sum()), int(seen.any(axis=1).sum())
+    return [f"{several:,} of {num:,} units (subjects, lesions, photographs) lie in several parts."] * bool(several)
+
+
+def _copies(splits: Splits) -> list[str]:
+    """Say how many images of val and test are copies of images that are trained on."""
+    trained = splits.train.digests[splits.train.digests != 0]
+    notes = []
+    for part in ("val", "test"):
+        data = getattr(splits, part)
+        copies = np.flatnonzero(np.isin(data.digests, trained))
+        if len(copies):
+            listed = ", ".join(data.names[row] for row in copies[:3])
+            notes.append(f"{part}: {len(copies):,} images are copies of training images ({listed}).")
+    return notes
 
 
 def _without_damaged(source: Source, store: ImageStore, table: Table, parts: np.ndarray, skip: bool) -> np.ndarray:
@@ -200,7 +284,8 @@ def _without_damaged(source: Source, store: ImageStore, table: Table, parts: np.
     return parts
 
 
-def _check(name: str, parts: np.ndarray, label: Column, group: Column) -> None:
+def check_task(name: str, parts: np.ndarray, label: Column, group: Column) -> None:
+    """Refuse what is no task: an empty part, or one with a single class or group."""
     for part in ("train", "val", "test"):
         inside = parts == PARTS.index(part)
         if not inside.any():
@@ -223,11 +308,15 @@ def _check(name: str, parts: np.ndarray, label: Column, group: Column) -> None:
 def _warnings(splits: Splits) -> list[str]:
     """Say which crossings of label and group are too small to conclude anything from."""
     notes = []
-    for part in ("train", "val", "test"):
-        counts = getattr(splits, part).cell_counts()
-        small = [(int(counts[c, g]), c, g) for c, g in np.ndindex(*counts.shape) if counts[c, g] < 20]
+    cells = {part: getattr(splits, part).cell_counts().numpy() for part in ("train", "val", "test")}
+    occurs = sum(cells.values()) > 0
+    if occurs.mean() > 0.5:  # else most crossings cannot be, as where classes are the groups
+        occurs[:] = True
+    exist = np.argwhere(occurs).tolist()
+    for part, counts in cells.items():
+        small = sorted((int(counts[c, g]), c, g) for c, g in exist if counts[c, g] < 20)
         if small:
             task = splits.task
-            listed = ", ".join(f"{task.class_names[c]} / {task.group_names[g]}: {n}" for n, c, g in sorted(small)[:4])
-            notes.append(f"{part}: {len(small)} of {counts.numel()} cells have fewer than 20 images ({listed}).")
+            listed = ", ".join(f"{task.class_names[c]} / {task.group_names[g]}: {n}" for n, c, g in small[:4])
+            notes.append(f"{part}: {len(small)} of {len(exist)} cells have fewer than 20 images ({listed}).")
     return notes

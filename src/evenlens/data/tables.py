@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evenlens.errors import unknown
+from evenlens.errors import UserError, unknown
 
 PARTS = ("train", "tune", "val", "test")
 UNUSED = -1
+MOST_CROSSINGS = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,22 @@ class Table:
         names: (N,) what identifies an image: its path below the data set's folder.
         columns: attributes with levels, by name.
         numbers: (N,) quantities without levels, such as an age in years, by name.
+        units: (N,) what an image is of (a subject, a lesion, a photograph): images of one unit belong in one part.
+            None: each image is its own.
     """
 
     names: Sequence[str]
     columns: dict[str, Column]
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    units: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def unit_names(self) -> Sequence[str]:
+        """(N,) units, or names where each image is its own."""
+        return self.names if self.units is None else self.units
 
     def column(self, name: str) -> Column:
         """Look a column up by name; an unknown name is answered with the nearest known one."""
@@ -66,6 +75,7 @@ class Table:
             [self.names[k] for k in positions],
             {name: column[positions] for name, column in self.columns.items()},
             {name: values[positions] for name, values in self.numbers.items()},
+            None if self.units is None else [self.units[k] for k in positions],
         )
 
 
@@ -74,6 +84,12 @@ def combine(columns: Sequence[Column]) -> Column:
 
     A row that is unknown in one of the columns is unknown in the result. The first column varies slowest.
     """
+    num = int(np.prod([len(column.levels) for column in columns], dtype=float))
+    if num > MOST_CROSSINGS:
+        raise UserError(
+            f"Crossing these columns makes {num:,} groups: at most {MOST_CROSSINGS:,} can be told apart; choose fewer, "
+            "or columns with fewer values."
+        )
     codes = np.zeros(len(columns[0].codes), dtype=np.int64)
     levels: list[str] = [""]
     missing = np.zeros(len(codes), dtype=bool)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from evenlens.data.images import ImageStore, Progress, open_store
+from evenlens.data.images import ImageStore, Progress, digest, open_store
 from evenlens.data.source import Protocol, Source
 from evenlens.data.tables import PARTS, Column, Table
 from evenlens.errors import UserError
@@ -146,15 +146,15 @@ class Avatars(Source):
         self.notes.append("These are drawings with attributes set by us: they prove nothing about people.")
         return Table(self.names, {**columns, "skin": Column(("light skin", "dark skin"), dark)})
 
-    def images(self, table: Table, size: int, progress: Progress | None) -> ImageStore:
-        """Draw the faces, or open the drawings of an earlier run."""
+    def images(self, table: Table, size: int, fit: str, progress: Progress | None) -> ImageStore:
+        """Draw the faces, which are square as they are, or open the drawings of an earlier run."""
         rows = [dict(zip(self.people, values, strict=True)) for values in zip(*self.people.values(), strict=True)]
         packages = ("dicebear-core", "dicebear-styles", "resvg-py")
-        digest = hashlib.blake2b(digest_size=8)
+        hashed = hashlib.blake2b(digest_size=8)
         for values in self.people.values():
-            digest.update(values.tobytes())
-        source = " ".join([digest.hexdigest(), *(version(package) for package in packages)])
-        return open_store(rows, size, draw, source=source, name="avatars", progress=progress)
+            hashed.update(values.tobytes())
+        source = " ".join([hashed.hexdigest(), *(version(package) for package in packages)])
+        return open_store(rows, size, _make, source=source, name="avatars", progress=progress)
 
 
 def people(
@@ -215,6 +215,11 @@ def draw(row: Mapping[str, Any], size: int) -> np.ndarray:
     with Image.open(io.BytesIO(bytes(png))) as image:
         pixels = np.asarray(image.convert("RGB"))
     return _exposure_table(float(row["exposure"]))[pixels]
+
+
+def _make(row: Mapping[str, Any], size: int) -> tuple[np.ndarray, int]:
+    pixels = draw(row, size)
+    return pixels, digest(pixels.tobytes())
 
 
 def _check(num: int, dark_share: float, correlation: float, exposure: float) -> None:

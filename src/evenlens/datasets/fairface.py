@@ -2,57 +2,71 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from evenlens.data.reading import read_table, to_column
 from evenlens.data.source import Protocol, Source
-from evenlens.data.tables import PARTS, Column, Table, split_by_hash
+from evenlens.data.tables import PARTS, UNUSED, Column, Table, position, split_by_hash
 from evenlens.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 LEVELS = {
     "gender": ("Male", "Female"),
     "race": ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern"),
     "age": ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70"),
 }
+PUBLISHED = {"train": 86_744, "val": 10_954}
+RACE4 = ("White", "Black", "Asian", "Indian")
+TO_RACE4 = np.array([0, 1, -1, 2, 2, 3, -1])  # by the code of the race; two races have no place among the four
+PHOTOGRAPH = "image_name"  # a column that some copies of the label files have: the photograph that a face is from
 
 
 def split_official(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
     """Keep the published val part for testing, and set a tenth of the training part aside for selection."""
-    parts = split_by_hash(table.names, {"val": 0.1}, seed)
+    parts = split_by_hash(table.unit_names, {"val": 0.1}, seed)
     held_out = np.char.startswith(np.asarray(table.names), "val/")
     parts[held_out] = PARTS.index("test")
     return parts
 
 
-def read_labels(path: Path, part: str) -> list[dict[str, str]]:
-    """Read one of the two label files.
+def split_fairgrape(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Pool both published parts and split them 80 / 10 / 10 by a hash of the photograph."""
+    return split_by_hash(table.unit_names, {"val": 0.1, "test": 0.1}, seed)
+
+
+def split_imbalanced(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Keep all White faces and a fifth of the others, by a hash of the name, and split as `split_fairgrape` does."""
+    race = table.column("race")
+    kept = position([f"kept {name}" for name in table.names], seed) < 0.2  # another hash than that of the parts
+    kept |= race.codes == race.levels.index("White")
+    return np.where(kept, split_fairgrape(table, label, group, seed), UNUSED)
+
+
+def read_labels(path: Path, part: str) -> pyarrow.Table:
+    """Read one of the two label files: the columns file, gender, race and age, and image_name where there is one.
 
     Raises:
-        UserError: it is no table of UTF-8 and commas, lacks a column, or names no image of its part, or one twice.
+        UserError: it is no table, lacks a column, or names no image of its part, or one twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            lacking = sorted({"file", *LEVELS} - set(reader.fieldnames or ()))
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8 ({error}): put it there as it was published.") from None
-    if lacking:
-        raise UserError(
-            f"{path} lacks the column {lacking[0]}: its first line must name file, age, gender and race, with commas "
-            "between them."
-        )
+    read = read_table(path)
+    for column in ("file", *LEVELS):
+        if column not in read.column_names:
+            raise UserError(
+                f"{path} lacks the column {column} (it has {', '.join(read.column_names)}): its first line must name "
+                "file, age, gender and race."
+            )
     seen = set()
-    for row in rows:
-        name = row["file"] or ""
-        if not name.startswith(f"{part}/") or ".." in name or name in seen:
+    for name in read.column("file").to_pylist():
+        if not name or not name.startswith(f"{part}/") or ".." in name or name in seen:
             why = "twice" if name in seen else f"which is no image of {part}/"
-            raise UserError(f"{path} names '{name}', {why}: put the file there as it was published.")
+            raise UserError(f"{path} names '{name or ''}', {why}: put the file there as it was published.")
         seen.add(name)
-    return rows
+    return read.select([name for name in ("file", *LEVELS, PHOTOGRAPH) if name in read.column_names])
 
 
 class FairFace(Source):
@@ -60,6 +74,11 @@ class FairFace(Source):
 
     Source: Kärkkäinen & Joo, 2021, FairFace: face attribute dataset for balanced race, gender, and age, WACV,
     arXiv 1908.04913. The published validation part is our test part, as no labelled test part was published.
+    Differs from FairGRAPE (arXiv 2207.10888), which pooled both parts too: the shares are of a hash of the
+    photograph, where the original permuted a list with NumPy's seed 42, so the images of each part are others. The
+    published label files do not name photographs; a column image_name that does is used where it is there, and
+    without it each face is its own, so that faces of one photograph may lie in two parts. In `imbalanced`, the fifth
+    of the faces that are not White is drawn by a hash as well.
     """
 
     title: ClassVar[str] = "FairFace"
@@ -76,31 +95,52 @@ class FairFace(Source):
     )
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
-    columns: ClassVar[tuple[str, ...]] = tuple(LEVELS)
+    columns: ClassVar[tuple[str, ...]] = (*LEVELS, "race4")
     protocols: ClassVar[dict[str, Protocol]] = {
         "official": Protocol("any of gender, race, age, against any of them", "gender", ("race",), split_official),
-    }
+        "fairgrape": Protocol(
+            "any target and groups, both parts pooled, 80/10/10 by photograph (arXiv 2207.10888)",
+            "gender", ("race",), split_fairgrape,
+        ),
+        "imbalanced": Protocol(
+            "as fairgrape, with all White faces and a fifth of the others (arXiv 2207.10888)",
+            "gender", ("race",), split_imbalanced,
+        ),
+    }  # fmt: skip
 
     def table(self, skip_unreadable: bool) -> Table:
         """Read the two label files."""
-        rows = []
-        for part in ("train", "val"):
+        import pyarrow
+
+        read = []
+        for part in PUBLISHED:
             path = self.folder / f"fairface_label_{part}.csv"
             if not path.is_file():
                 raise self.missing(path.name)
-            rows += read_labels(path, part)
-        rows.sort(key=lambda row: row["file"])
-        columns = {}
-        for name, levels in LEVELS.items():
-            code = {level: number for number, level in enumerate(levels)}
-            codes = np.array([code.get(row[name], -1) for row in rows], dtype=np.int64)
-            if (codes < 0).any():
-                wrong = next(row for row, value in zip(rows, codes, strict=True) if value < 0)
-                raise UserError(
-                    f"{wrong['file']} of FairFace has the {name} '{wrong[name]}', which is not one of "
-                    f"{', '.join(levels)}: put the label files there as they were published."
-                )
-            columns[name] = Column(levels, codes)
-        if len(rows) != 97_698:
-            self.notes.append(f"{len(rows):,} labelled images are here; 97,698 were published.")
-        return Table([row["file"] for row in rows], columns)
+            read.append((path, read_labels(path, part)))
+        both = pyarrow.concat_tables([labels for _, labels in read], promote_options="default")
+        columns = {
+            name: _joined([_column(labels, name, levels, path.name) for path, labels in read])
+            for name, levels in LEVELS.items()
+        }
+        columns["race4"] = Column(RACE4, TO_RACE4[columns["race"].codes])
+        names = both.column("file").to_pylist()
+        if len(names) != sum(PUBLISHED.values()):
+            self.notes.append(f"{len(names):,} labelled images are here; {sum(PUBLISHED.values()):,} were published.")
+        units = None
+        if PHOTOGRAPH in both.column_names:
+            units = [unit or name for unit, name in zip(both.column(PHOTOGRAPH).to_pylist(), names, strict=True)]
+        order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+        return Table(names, columns, units=units).select(order)
+
+
+def _column(labels: pyarrow.Table, name: str, levels: tuple[str, ...], where: str) -> Column:
+    column = to_column(labels, name, levels, where)
+    if (column.codes < 0).any():
+        row = int(np.flatnonzero(column.codes < 0)[0])
+        raise UserError(f"Row {row + 2} of {where} has no {name}: put the file there as it was published.")
+    return column
+
+
+def _joined(columns: list[Column]) -> Column:
+    return Column(columns[0].levels, np.concatenate([column.codes for column in columns]))

@@ -23,6 +23,8 @@ NAMELESS = frozenset(  # published with a field missing; known, so no reason to 
 # What the study leaves out of training it does not count, so the pool of the rarer cells is that of the images.
 STUDY_AGE = {(0, 0): (1008, 1049, 10263), (0, 1): (159, 154, 1537), (1, 0): (896, 855, 8849), (1, 1): (157, 163, 1680)}
 STUDY_RACE = {(0, 0): (571, 549, 5477), (0, 1): (693, 689, 6912), (1, 0): (466, 470, 4601), (1, 1): (640, 662, 6713)}
+AGE_EDGES = (10, 15, 20, 25, 30, 40, 50, 60)  # of Balancing Act
+AGE_BANDS = ("under 10", "10-14", "15-19", "20-24", "25-29", "30-39", "40-49", "50-59", "60 or older")
 
 
 def study(
@@ -70,6 +72,39 @@ def split_study_race(table: Table, label: np.ndarray, group: np.ndarray, seed: i
     return study(STUDY_RACE, np.asarray(table.names), label, group, seed)
 
 
+def split_mfd(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Take 100 images of each cell for testing and 100 for selection; all others train as they are.
+
+    A copy with fewer than 400 images in its smallest cell gives a quarter of that cell's number instead of 100.
+    """
+    parts = np.full(len(table), UNUSED, dtype=np.int64)
+    place = position(table.names, seed)
+    cells = [np.flatnonzero((label == y) & (group == b)) for y in (0, 1) for b in (0, 1)]
+    num = min(100, min(map(len, cells)) // 4)
+    for cell in cells:
+        rows = cell[np.argsort(place[cell], kind="stable")]
+        parts[rows] = PARTS.index("train")
+        parts[rows[:num]] = PARTS.index("test")
+        parts[rows[num : 2 * num]] = PARTS.index("val")
+    return parts
+
+
+def split_fairgrape(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Leave the race "Other" out, whatever is asked for, and split the rest 80 / 10 / 10 by a hash of the name."""
+    parts = split_by_hash(table.names, {"val": 0.1, "test": 0.1}, seed)
+    return np.where(table.column("race4").codes < 0, UNUSED, parts)
+
+
+def split_balancing_act(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Take a fifth of all images for testing, rounded up, and a tenth of the others for selection."""
+    parts = np.full(len(table), PARTS.index("train"), dtype=np.int64)
+    order = np.argsort(position(table.names, seed), kind="stable")
+    num = -(-len(table) // 5)
+    parts[order[:num]] = PARTS.index("test")
+    parts[order[num : num + (len(table) - num) // 10]] = PARTS.index("val")
+    return parts
+
+
 def split_natural(table: Table, label: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
     """Split 70 / 10 / 20 by a hash of the file name, nothing injected."""
     return split_by_hash(table.names, {"val": 0.1, "test": 0.2}, seed)
@@ -80,7 +115,12 @@ class UTKFace(Source):
 
     Source: Zhang, Song & Qi, 2017, Age progression/regression by conditional adversarial autoencoder, CVPR.
     Differs from the study's protocol (arXiv 2401.03695): the same counts by cell, drawn by a hash of the file name
-    instead of a shuffled directory listing, so that anybody gets the same images.
+    instead of a shuffled directory listing, so that anybody gets the same images. The other protocols are drawn so
+    too, with the counts of their originals, but not their images. `mfd` is what the study's MFD ran on: all ages, no
+    injected bias and 400 balanced test images, which the original also chose its model on; here another 400 are for
+    choosing. `balancing-act` (arXiv 2310.20673) keeps the original's test part of 4,741 of the 23,705 sorted names,
+    there drawn by NumPy's RandomState(1357); the original has no val part, so a tenth of its other 18,964 became
+    one. `fairgrape` (arXiv 2207.10888) leaves out the race "Other", which leaves 22,013 images.
     """
 
     title: ClassVar[str] = "UTKFace"
@@ -99,7 +139,7 @@ class UTKFace(Source):
     )
     size: ClassVar[int] = 64
     augment: ClassVar[str] = "crop_flip"
-    columns: ClassVar[tuple[str, ...]] = ("gender", "race", "white", "adult")
+    columns: ClassVar[tuple[str, ...]] = ("gender", "race", "race4", "white", "adult", "age20", "age_band")
     protocols: ClassVar[dict[str, Protocol]] = {
         "study-race": Protocol(
             "gender, groups White and not White, correlated ten to one in training (arXiv 2401.03695)",
@@ -111,6 +151,18 @@ class UTKFace(Source):
         ),
         "natural": Protocol(
             "any target and groups, nothing injected, 70/10/20 by name", "gender", ("race",), split_natural
+        ),
+        "fairgrape": Protocol(
+            "any target and groups, four races, 80/10/10 by name (arXiv 2207.10888)",
+            "gender", ("race4",), split_fairgrape,
+        ),
+        "balancing-act": Protocol(
+            "any target and groups, such as five races or nine age bands, a fifth for testing (arXiv 2310.20673)",
+            "gender", ("race",), split_balancing_act,
+        ),
+        "mfd": Protocol(
+            "gender, groups 20 or older and under 20, natural training, balanced test (MFD in arXiv 2401.03695)",
+            "gender", ("age20",), split_mfd, fixed=True,
         ),
     }  # fmt: skip
 
@@ -144,8 +196,11 @@ class UTKFace(Source):
             {
                 "gender": Column(("male", "female"), gender),
                 "race": Column(("White", "Black", "Asian", "Indian", "Other"), race),
+                "race4": Column(("White", "Black", "Asian", "Indian"), np.where(race == 4, -1, race)),
                 "white": Column(("White", "not White"), (race != 0).astype(np.int64)),
                 "adult": Column(("20 or older", "10 or younger"), adult),
+                "age20": Column(("20 or older", "under 20"), (age < 20).astype(np.int64)),
+                "age_band": Column(AGE_BANDS, np.digitize(age, AGE_EDGES)),
             },
             {"age": age},
         )
