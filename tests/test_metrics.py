@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 
 from evenlens import metrics
 from evenlens.errors import UserError
-from evenlens.metrics import METRICS, RATES, gaps, rates, resampling
+from evenlens.metrics import METRICS, RATES, gaps, patterns, rates
 
 STUDY = (
     "demographic_parity_difference",
@@ -25,7 +25,8 @@ STUDY = (
     "average_absolute_odds_difference",
     "accuracy_equality_difference",
 )
-GAPS = [name for name in METRICS if name.endswith(("_difference", "_ratio", "_standard_deviation"))]
+ENDS = ("_difference", "_to_overall", "_ratio", "_standard_deviation", "_impact")
+GAPS = [name for name in METRICS if name.endswith(ENDS)]
 
 
 def random_rows(generator, num_classes, num_groups, size):
@@ -259,7 +260,10 @@ def test_gaps_agree_with_fairlearn():
             "false_positive_rate_worst": frame.group_max()["false_positive_rate"],
         }
         difference, ratio = frame.difference(), frame.ratio()
+        to_overall = frame.difference(method="to_overall")
+        expected["disparate_impact"] = fairlearn_metrics.demographic_parity_ratio(**arguments)
         expected |= {f"{name}_difference": difference[name] for name in difference.index}
+        expected |= {f"{name}_difference_to_overall": to_overall[name] for name in to_overall.index}
         expected |= {f"{name}_ratio": ratio[name] for name in ratio.index}
         assert metrics.evaluate(counts, expected) == pytest.approx(expected, abs=1e-12)
 
@@ -321,6 +325,11 @@ def test_every_composition_is_its_rate_reduced_over_groups_and_averaged_over_cla
             for name, reduction in reductions.items():
                 expected = sum(map(reduction, columns)) / len(columns)
                 assert value(f"{rate.name}_{name}", counts) == pytest.approx(expected, abs=1e-12)
+            overall = rate.function(counts.sum(axis=0, keepdims=True)).reshape(-1).tolist()
+            overall = overall[1:] if rate.per_class and num_classes == 2 else overall
+            distances = [max(abs(x - y) for x in column) for column, y in zip(columns, overall, strict=True)]
+            expected = sum(distances) / len(distances)
+            assert value(f"{rate.name}_difference_to_overall", counts) == pytest.approx(expected, abs=1e-12)
 
 
 # --- what must not change a number, and what is undefined -----------------------------------------------------------
@@ -430,6 +439,12 @@ def test_every_metric_says_what_it_is():
         assert name in METRICS
     assert "selection_rate_worst" not in METRICS  # neither more nor less selected is worse
     assert METRICS["error_rate_worst"].direction == "lower"
+
+
+def test_disparate_impact_is_the_four_fifths_of_the_guidelines():
+    counts = np.array([[[30, 10], [10, 50]], [[40, 8], [12, 40]]])  # 60 and 48 of 100 are selected
+    assert value("disparate_impact", counts) == value("selection_rate_ratio", counts) == pytest.approx(0.8)
+    assert METRICS["disparate_impact"].direction == "higher"
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():
@@ -547,7 +562,7 @@ def test_all_metrics_bootstrapped_together_are_each_as_alone(monkeypatch):
         assert interval == metrics.bootstrap(name, counts, replicates=200, train_cells=train)
     without = metrics.bootstrap_all(counts, replicates=200)
     assert METRICS.keys() - without.keys() == {"bias_conflict_accuracy", "bias_aligned_accuracy"}
-    monkeypatch.setattr(resampling, "CHUNK", 7 * counts.size)
+    monkeypatch.setattr(patterns, "CHUNK", 7 * counts.size)
     assert metrics.bootstrap_all(counts, replicates=200) == without  # in small pieces it draws the same
 
 
@@ -637,7 +652,7 @@ def test_the_joint_bootstrap_takes_bytes_many_runs_absent_groups_and_small_piece
     arguments = (runs.astype(np.uint8), label.astype(np.uint8), group.astype(np.uint8) * 2, 10, 6)
     interval = metrics.joint_bootstrap("accuracy", *arguments, replicates=50)
     assert interval.low < interval.value < interval.high
-    monkeypatch.setattr(resampling, "CHUNK", 1)
+    monkeypatch.setattr(patterns, "CHUNK", 1)
     assert 0 < metrics.joint_bootstrap("accuracy", *arguments, replicates=50).low < interval.value
 
 
@@ -667,6 +682,12 @@ def test_t_quantiles_agree_with_the_tables():
         assert metrics.t_quantile(0.975, degrees) == pytest.approx(quantile, rel=1e-8)
     assert metrics.t_quantile(0.995, 5) == pytest.approx(4.03214298, rel=1e-8)
     assert metrics.t_quantile(0.95, 10**4) == pytest.approx(1.6450, abs=1e-4)
+    for degrees, quantile in {
+        201: 1.97183650678,
+        500: 1.96471983747,
+        10**6: 1.95996635681,
+    }.items():  # by scipy.stats.t.ppf
+        assert metrics.t_quantile(0.975, degrees) == pytest.approx(quantile, rel=1e-9)
 
 
 def test_the_interval_over_seeds_is_student_s():

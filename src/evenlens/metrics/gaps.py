@@ -7,6 +7,8 @@ for the rate makes the result undefined (NaN): it was not observed, which is not
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from evenlens.metrics.rates import divide
 
 Mask = NDArray[np.bool_]
 Reduction = Callable[[Floats, Mask], Floats]
+Side = Literal["both", "lowest", "highest"]
 
 
 def present(counts: Counts | Outcomes) -> Mask:
@@ -48,6 +51,11 @@ def standard_deviation(rate: Floats, exists: Mask) -> Floats:
     mean = divide(np.where(exists, rate, 0).sum(axis=-1), number)
     square = np.where(exists, (rate - mean[..., None]) ** 2, 0).sum(axis=-1)
     return _of_two_or_more(np.sqrt(divide(square, number)), exists)
+
+
+def largest(distance: Floats, exists: Mask) -> Floats:
+    """Largest of the groups' distances from something; arguments and NaN as in `difference`."""
+    return _of_two_or_more(_highest(distance, exists), exists)
 
 
 def worst(rate: Floats, exists: Mask, higher_is_better: bool = True) -> Floats:
@@ -85,6 +93,58 @@ def over_groups(reduction: Reduction, rate: Floats, counts: Counts | Outcomes) -
 def over_classes(value: Floats) -> Floats:
     """Make one number of one for each class: of two the positive class's (1), of more the mean; (..., C) -> (...,)."""
     return value[..., 1] if value.shape[-1] == 2 else value.mean(axis=-1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric that compares groups, in the parts that an interval of it needs.
+
+    Of each rate and each class, the groups' rates are reduced to one number; of several rates, the largest or the mean
+    counts; and then the mean over the classes, or the smallest.
+
+    Attributes:
+        rates: of outcomes, (..., G), or (..., G, C) with `per_class`.
+        reduction: of the groups' rates.
+        per_class: whether rates are those of each class against the rest.
+        both: whether of two classes both count, and not only the second, the positive one.
+        side: which groups decide: "both" ends of a gap, which is nothing where all rates are equal, or only the group
+            with the "lowest" or the "highest" rate.
+        of_rates: of several rates, "max" or "mean".
+        of_classes: "mean" or "min".
+        to_overall: whether not the rates are reduced, but their distances from the rate of all images.
+    """
+
+    rates: tuple[Callable[[Outcomes], Floats], ...]
+    reduction: Reduction
+    per_class: bool = False
+    both: bool = False
+    side: Side = "both"
+    of_rates: Literal["max", "mean"] = "mean"
+    of_classes: Literal["mean", "min"] = "mean"
+    to_overall: bool = False
+
+    def __call__(self, counts: Outcomes) -> Floats:
+        """Compute the metric: (...,), of outcomes of counts (..., G, C, C)."""
+        return self.value(self.columns(counts), counts.present)
+
+    def columns(self, counts: Outcomes) -> Floats:
+        """Compute the rates, (..., rates, classes, G); with `to_overall`, that of all images comes last."""
+        parts = []
+        for rate in self.rates:
+            part = rate(counts)
+            if self.to_overall:
+                part = np.concatenate([part, rate(counts.pooled)], axis=-2 if self.per_class else -1)
+            parts.append(np.swapaxes(part, -1, -2) if self.per_class else part[..., None, :])
+        columns = np.stack(parts, axis=-3)
+        return columns[..., 1:, :] if self.per_class and not self.both and columns.shape[-2] == 2 else columns
+
+    def value(self, columns: Floats, exists: Mask) -> Floats:
+        """Reduce what `columns` gave: (...,); `exists` (..., G) says which groups have images."""
+        if self.to_overall:
+            columns = np.abs(columns[..., :-1] - columns[..., -1:])
+        value = self.reduction(columns, exists[..., None, None, :])
+        value = value.max(axis=-2) if self.of_rates == "max" else value.mean(axis=-2)
+        return value.min(axis=-1) if self.of_classes == "min" else value.mean(axis=-1)
 
 
 def _lowest(rate: Floats, exists: Mask) -> Floats:

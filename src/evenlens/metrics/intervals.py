@@ -97,14 +97,25 @@ def seed_interval(values: ArrayLike, confidence: float = 0.95) -> Interval[float
 def t_quantile(probability: float, degrees: int) -> float:
     """Give the quantile of Student's t distribution for a probability in (0.5, 1) and whole degrees of freedom.
 
-    With t = sqrt(degrees) * tan(angle) the distribution is a finite sum of cosines, which is inverted by bisection.
+    With t = sqrt(degrees) * tan(angle) the distribution is a finite sum of cosines, which is inverted by bisection. Of
+    many degrees it is the normal one with a small correction, to ten digits.
 
-    Source: Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4.
+    Source: Abramowitz and Stegun, 1964, 26.7.3 to 26.7.5.
     """
+    if degrees > 200:
+        return _t_of_many(NormalDist().inv_cdf(probability), degrees)
     low, high = 0.0, math.pi / 2
     while (angle := (low + high) / 2) not in (low, high):
         low, high = (low, angle) if _t_within(angle, degrees) > 2 * probability - 1 else (angle, high)
     return math.sqrt(degrees) * math.tan(angle)
+
+
+def _t_of_many(z: float, degrees: int) -> float:
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + first / degrees + second / degrees**2 + third / degrees**3 + fourth / degrees**4
 
 
 def _t_within(angle: float, degrees: int) -> float:

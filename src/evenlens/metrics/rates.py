@@ -124,6 +124,7 @@ class Rate:
         function: counts (..., G, C, C) -> (..., G), or (..., G, C) where `per_class`.
         higher_is_better: None where neither is.
         per_class: whether one class is the positive one, each in turn.
+        needs_labels: whether it is about right and wrong; a rate of what is predicted, whatever is true, is not.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Rate:
     function: Callable[[Counts | Outcomes], Floats]
     higher_is_better: bool | None
     per_class: bool
+    needs_labels: bool = True
 
 
 RATES: dict[str, Rate] = {
@@ -154,6 +156,7 @@ RATES: dict[str, Rate] = {
             selection_rate,
             None,
             True,
+            needs_labels=False,
         ),
         Rate(
             "true_positive_rate",

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenlens.errors import UserError
-from evenlens.metrics.counts import Counts, Floats, Outcomes, count
+from evenlens.metrics.counts import Counts, Floats, Outcomes
 from evenlens.metrics.intervals import Interval, tail
+from evenlens.metrics.patterns import Fixed, Patterns, chunks, is_group
 from evenlens.metrics.rates import divide
 from evenlens.metrics.table import METRICS, Metric, get
 
-Fixed = Literal["group", "none"]
-
 # If a larger share of the replicates is undefined, so is the interval.
 MAX_UNDEFINED = 0.05
-# Replicates of at most this many numbers are held at once.
-CHUNK = 2**24
 
 
 def resample(
@@ -40,10 +36,16 @@ def resample(
     Returns:
         (R, G, C, C) int64.
     """
-    blocks = counts.reshape(len(counts) if _is_group(fixed) else 1, -1)
+    blocks = counts.reshape(len(counts) if is_group(fixed) else 1, -1)
     sizes = blocks.sum(axis=1)
     weights = (_smoothed(counts) if smooth else counts).reshape(blocks.shape)
     shares = np.nan_to_num(divide(weights, sizes[:, None]))  # an absent group has no shares, and nothing is drawn
+    if 4 * np.count_nonzero(shares) < shares.size:  # most cells cannot occur: draw over the others alone
+        drawn = np.zeros((replicates, *blocks.shape), dtype=np.int64)
+        for block, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+            possible = np.flatnonzero(share)
+            drawn[:, block, possible] = generator.multinomial(size, share[possible], size=replicates)
+        return drawn.reshape(replicates, *counts.shape)
     return generator.multinomial(sizes, shares, size=(replicates, len(sizes))).reshape(replicates, *counts.shape)
 
 
@@ -156,24 +158,23 @@ def joint_bootstrap(
         UserError: if something has the wrong shape or is out of range, or as in calling a `Metric`.
     """
     metric = get(metric) if isinstance(metric, str) else metric
-    runs = np.asarray(predictions)
-    if runs.ndim != 2 or len(runs) == 0:
-        raise UserError(f"Predictions must have axes (run, image) and at least one run; their shape is {runs.shape}.")
-    tables = np.stack([count(run, label, group, num_classes, num_groups) for run in runs])
-    value = float(metric(tables, train_cells).mean())
+    patterns = Patterns.of(predictions, label, group, num_classes, num_groups, fixed)
 
-    patterns, weights = _patterns(
-        np.stack([np.asarray(row, dtype=np.int64) for row in (group, label, *runs)]), tables[0]
-    )
-    cells = (patterns[0] * num_classes + patterns[1]) * num_classes + patterns[2:]  # (S, P)
-    blocks = patterns[0] if _is_group(fixed) else np.zeros_like(patterns[0])
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for size in _chunks(replicates, max(weights.size, tables.size)):
-        number = _draw(weights, blocks, size, generator)
-        drawn_tables = np.stack([_sum_by(number, cell, tables[0].size) for cell in cells], axis=1)
-        drawn.append(metric(drawn_tables.reshape(size, *tables.shape), train_cells).mean(axis=1))
-    return _interval(metric, value, np.concatenate(drawn), confidence, runs.shape[1])
+    def mean(tables: Counts | Outcomes) -> Floats:
+        return metric(tables, train_cells).mean(axis=-1)
+
+    drawn = evaluate_all(patterns.draw(replicates, np.random.default_rng(seed)), [mean])[0]
+    return make_interval(float(mean(patterns.table)), drawn, confidence, patterns.units, metric.range)
+
+
+def evaluate_all(tables: Iterable[Counts], functions: Sequence[Callable[[Outcomes], Floats]]) -> list[Floats]:
+    """Compute several functions of tables (R, ..., G, C, C) that come some replicates at a time: (R, ...) each."""
+    parts: list[list[Floats]] = [[] for _ in functions]
+    for some in tables:
+        outcomes = Outcomes.of(some)
+        for function, values in zip(functions, parts, strict=True):
+            values.append(function(outcomes))
+    return [np.concatenate(values) for values in parts]
 
 
 def _bootstrap(
@@ -185,32 +186,15 @@ def _bootstrap(
     fixed: Fixed,
     train_cells: Counts | None,
 ) -> list[Interval[float]]:
-    values = [float(metric(counts, train_cells)) for metric in metrics]
     generator = np.random.default_rng(seed)
-    drawn: list[list[Floats]] = [[] for _ in metrics]
-    for size in _chunks(replicates, counts.size):
-        tables = Outcomes.of(resample(counts, size, generator, fixed, smooth=True))
-        for metric, parts in zip(metrics, drawn, strict=True):
-            parts.append(metric(tables, train_cells))
+    functions = [partial(metric, train_cells=train_cells) for metric in metrics]
+    values = [float(function(counts)) for function in functions]
+    tables = (resample(counts, size, generator, fixed, smooth=True) for size in chunks(replicates, counts.size))
     n = int(counts.sum())
     return [
-        _interval(metric, value, np.concatenate(parts), confidence, n)
-        for metric, value, parts in zip(metrics, values, drawn, strict=True)
+        make_interval(value, drawn, confidence, n, metric.range)
+        for metric, value, drawn in zip(metrics, values, evaluate_all(tables, functions), strict=True)
     ]
-
-
-def _is_group(fixed: str) -> bool:
-    if fixed not in ("group", "none"):
-        raise UserError(f"What stays fixed in a bootstrap is 'group' or 'none', not '{fixed}'.")
-    return fixed == "group"
-
-
-def _chunks(replicates: int, size: int) -> Iterator[int]:
-    """Split the replicates so that tables of a size fit into memory."""
-    if replicates < 1:
-        raise UserError(f"A bootstrap draws at least one replicate, not {replicates}; 1000 is usual.")
-    step = max(1, CHUNK // size)
-    return (min(step, replicates - start) for start in range(0, replicates, step))
 
 
 def _smoothed(counts: Counts) -> Floats:
@@ -219,58 +203,31 @@ def _smoothed(counts: Counts) -> Floats:
     return (counts + 1 / counts.shape[-1]) * labels / (labels + 1)
 
 
-def _patterns(images: Counts, table: Counts) -> tuple[Counts, Floats]:
-    """Merge images that agree in everything, and add what `_smoothed` adds: images that all runs predict alike.
+def make_interval(
+    value: float, drawn: Floats, confidence: float, n: int, limits: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval[float]:
+    """Make an interval of a value and its replicates, as `bootstrap` describes it.
 
     Args:
-        images: (2 + S, N) group, label and predictions.
-        table: (G, C, C) counts of any run.
-
-    Returns:
-        (2 + S, P) group, label and predictions of each pattern, sorted by group; and (P,) its smoothed weight.
+        value: of the data.
+        drawn: (R,) replicates of it; NaN where undefined.
+        confidence: in (0, 1).
+        n: how many images or clusters the value rests on.
+        limits: lowest and highest possible value.
     """
-    classes = table.shape[-1]
-    sizes = table.sum(axis=-1)  # (G, C)
-    added_group, added_label, added_prediction = np.nonzero(np.repeat(sizes[..., None] > 0, classes, axis=-1))
-    added = np.stack([added_group, added_label, *[added_prediction] * (len(images) - 2)])
-    rows = np.concatenate([images, added], axis=1)
-    weights = np.concatenate([np.ones(images.shape[1]), np.full(added.shape[1], 1 / classes)])
-    size = sizes[rows[0], rows[1]]
-
-    pattern = np.zeros(rows.shape[1], dtype=np.int64)
-    first = pattern
-    for row in rows:  # renumbered at every step: a product over many runs would overflow
-        step = int(row.max(initial=0)) + 1
-        _, first, pattern = np.unique(pattern * step + row, return_index=True, return_inverse=True)
-    total = np.bincount(pattern, weights=weights * size / (size + 1)).astype(np.float64)
-    return rows[:, first], total
+    low, high = central(drawn, confidence)
+    if math.isnan(value) or math.isnan(low):
+        return Interval(value, math.nan, math.nan, n)
+    reach = max(abs(low - value), abs(high - value))
+    lowest, highest = limits
+    return Interval(value, max(lowest, value - reach), min(highest, value + reach), n)
 
 
-def _draw(weights: Floats, blocks: Counts, replicates: int, generator: np.random.Generator) -> Counts:
-    """Draw how often each pattern occurs, (R, P), where the sum of each (contiguous) block stays as it is."""
-    drawn = []
-    for block in np.unique(blocks):
-        weight = weights[blocks == block]
-        drawn.append(generator.multinomial(round(weight.sum()), weight / weight.sum(), size=replicates))
-    return np.concatenate(drawn, axis=1) if drawn else np.zeros((replicates, 0), dtype=np.int64)
-
-
-def _sum_by(number: Counts, cell: Counts, size: int) -> Counts:
-    """Add up the columns of (R, P) that belong to one cell, (R, size)."""
-    total = np.zeros((len(number), size), dtype=np.int64)
-    order = np.argsort(cell, kind="stable")
-    cells, start = np.unique(cell[order], return_index=True)
-    if len(cells):
-        total[:, cells] = np.add.reduceat(number[:, order], start, axis=1)
-    return total
-
-
-def _interval(metric: Metric, value: float, drawn: Floats, confidence: float, n: int) -> Interval[float]:
+def central(drawn: Floats, confidence: float) -> tuple[float, float]:
+    """Give the ends of the central part of replicates (R,); NaN if more than `MAX_UNDEFINED` of them are undefined."""
     beyond = tail(confidence)
     defined = drawn[~np.isnan(drawn)]
-    if math.isnan(value) or defined.size == 0 or defined.size < (1 - MAX_UNDEFINED) * drawn.size:
-        return Interval(value, math.nan, math.nan, n)
-    ends = np.quantile(defined, [beyond, 1 - beyond])
-    reach = float(np.abs(ends - value).max())
-    lowest, highest = metric.range
-    return Interval(value, float(max(lowest, value - reach)), float(min(highest, value + reach)), n)
+    if defined.size < max(1, (1 - MAX_UNDEFINED) * drawn.size):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, [beyond, 1 - beyond])
+    return float(low), float(high)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from evenlens.errors import UserError, unknown
 from evenlens.metrics import gaps, rates
 from evenlens.metrics.counts import Counts, Floats, Outcomes
-from evenlens.metrics.gaps import Mask, Reduction, over_classes, over_groups, present
+from evenlens.metrics.gaps import Comparison, Mask, Reduction, present
 from evenlens.metrics.rates import RATES, Rate, divide
 
 Direction = Literal["higher", "lower"]
@@ -37,6 +37,7 @@ class Metric:
         range: lowest and highest value.
         direction: which of "higher" and "lower" is better.
         needs_reference: whether it needs the number of training images in each cell.
+        needs_labels: as of a `Rate`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric:
     range: tuple[float, float] = (0.0, 1.0)
     direction: Direction = "higher"
     needs_reference: bool = False
+    needs_labels: bool = True
 
     def __call__(self, counts: Counts | Outcomes, train_cells: Counts | None = None) -> Floats:
         """Compute the metric.
@@ -88,6 +90,12 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
+def get_all(metrics: Metric | str | Iterable[Metric | str]) -> list[Metric]:
+    """Look up one metric or several, each given as it is or by name; errors as in `get`."""
+    several = [metrics] if isinstance(metrics, Metric | str) else metrics
+    return [get(metric) if isinstance(metric, str) else metric for metric in several]
+
+
 def evaluate(counts: Counts, names: Iterable[str], train_cells: Counts | None = None) -> dict[str, float]:
     """Compute several metrics of one table.
 
@@ -114,33 +122,8 @@ def _pooled(rate: Callable[[Outcomes], Floats], counts: Outcomes) -> Floats:
     return rate(counts.pooled)[..., 0]
 
 
-def _composed(rate: Callable[[Outcomes], Floats], reduction: Reduction, per_class: bool, counts: Outcomes) -> Floats:
-    value = over_groups(reduction, rate(counts), counts)
-    return over_classes(value) if per_class else value
-
-
-def _odds(counts: Outcomes) -> tuple[Floats, Floats]:
-    """Give the differences of the true and the false positive rate, (..., C) each."""
-    true = over_groups(gaps.difference, rates.true_positive_rate(counts), counts)
-    false = over_groups(gaps.difference, rates.false_positive_rate(counts), counts)
-    return true, false
-
-
-def _equalized_odds_difference(counts: Outcomes) -> Floats:
-    return over_classes(np.maximum(*_odds(counts)))
-
-
-def _average_absolute_odds_difference(counts: Outcomes) -> Floats:
-    true, false = _odds(counts)
-    return over_classes((true + false) / 2)
-
-
 def _worst_class_accuracy(counts: Outcomes) -> Floats:
     return rates.true_positive_rate(counts.pooled)[..., 0, :].min(axis=-1)
-
-
-def _worst_cell_accuracy(counts: Outcomes) -> Floats:
-    return over_groups(gaps.worst, rates.true_positive_rate(counts), counts).min(axis=-1)
 
 
 def _mean_cell_accuracy(counts: Outcomes, cells: Mask) -> Floats:
@@ -175,13 +158,20 @@ def _bias_aligned_accuracy(counts: Outcomes, train_cells: Counts) -> Floats:
     return _mean_cell_accuracy(counts, _conflict_cells(counts, train_cells)[1])
 
 
-def _bias_amplification(counts: Outcomes) -> Floats:
-    exists = present(counts)[..., None]  # (..., G, 1)
-    number = exists.sum(axis=-2)
-    predicted = counts.predicted
-    share = divide(predicted, predicted.sum(axis=-2, keepdims=True))
-    distance = np.where(exists, np.abs(share - divide(1, number[..., None, :])), 0).sum(axis=-2) / 2
-    return np.where(number[..., 0] >= 2, distance.mean(axis=-1), np.nan)
+def _share_of_predicted(counts: Outcomes) -> Floats:
+    """Share of the images predicted as a class that are of a group, (..., G, C)."""
+    return divide(counts.predicted, counts.predicted.sum(axis=-2, keepdims=True))
+
+
+def _distance_from_equal(share: Floats, exists: Mask) -> Floats:
+    """Part of the images that would have to change group for all groups to have equal shares, (..., G) -> (...,)."""
+    number = exists.sum(axis=-1)
+    distance = np.where(exists, np.abs(share - divide(1, number)[..., None]), 0).sum(axis=-1) / 2
+    return np.where(number >= 2, distance, np.nan)
+
+
+# Two rates of each class against the rest, compared between groups.
+_odds = partial(Comparison, (rates.true_positive_rate, rates.false_positive_rate), gaps.difference, True)
 
 
 _AVERAGED = ", averaged over the classes, each against the rest, where there are more than two"
@@ -204,15 +194,24 @@ _NAMED = (
         "demographic_parity_difference",
         "Demographic parity difference",
         f"Largest minus smallest selection rate of the groups{_AVERAGED}.",
-        partial(_composed, rates.selection_rate, gaps.difference, True),
+        Comparison((rates.selection_rate,), gaps.difference, True),
         source="Dwork et al., 2012 (arXiv:1104.3913)",
         direction="lower",
+        needs_labels=False,
+    ),
+    Metric(
+        "disparate_impact",
+        "Disparate impact",
+        f"Smallest divided by largest selection rate of the groups; the four-fifths rule asks for 0.8{_AVERAGED}.",
+        Comparison((rates.selection_rate,), gaps.ratio, True),
+        source="EEOC, 1978 (29 CFR 1607.4 D); Feldman et al., 2015 (arXiv:1412.3756)",
+        needs_labels=False,
     ),
     Metric(
         "equalized_odds_difference",
         "Equalized odds difference",
         f"The larger of the groups' differences in true and in false positive rate{_AVERAGED}.",
-        _equalized_odds_difference,
+        _odds(of_rates="max"),
         source="Hardt et al., 2016 (arXiv:1610.02413)",
         direction="lower",
     ),
@@ -220,7 +219,7 @@ _NAMED = (
         "equal_opportunity_difference",
         "Equal opportunity difference",
         f"Largest minus smallest true positive rate of the groups{_AVERAGED}.",
-        partial(_composed, rates.true_positive_rate, gaps.difference, True),
+        Comparison((rates.true_positive_rate,), gaps.difference, True),
         source="Hardt et al., 2016 (arXiv:1610.02413)",
         direction="lower",
     ),
@@ -228,7 +227,7 @@ _NAMED = (
         "average_absolute_odds_difference",
         "Average absolute odds difference",
         f"Mean of the groups' differences in true and in false positive rate{_AVERAGED}.",
-        _average_absolute_odds_difference,
+        _odds(),
         source="Bellamy et al., 2018 (arXiv:1810.01943)",
         direction="lower",
     ),
@@ -236,7 +235,7 @@ _NAMED = (
         "accuracy_equality_difference",
         "Accuracy equality difference",
         f"Largest minus smallest share of errors of the groups{_AVERAGED}.",
-        partial(_composed, rates.one_vs_rest_error_rate, gaps.difference, True),
+        Comparison((rates.one_vs_rest_error_rate,), gaps.difference, True),
         source="Berk et al., 2018 (arXiv:1703.09207)",
         direction="lower",
     ),
@@ -244,13 +243,13 @@ _NAMED = (
         "worst_group_accuracy",
         "Worst-group accuracy",
         "Accuracy of the sensitive group that is predicted worst.",
-        partial(_composed, rates.accuracy, gaps.worst, False),
+        Comparison((rates.accuracy,), gaps.worst, side="lowest"),
     ),
     Metric(
         "worst_cell_accuracy",
         "Worst-cell accuracy",
         "Accuracy of the cell, a label within a group, that is predicted worst.",
-        _worst_cell_accuracy,
+        Comparison((rates.true_positive_rate,), gaps.worst, True, both=True, side="lowest", of_classes="min"),
         source="Sagawa et al., 2020 (arXiv:1911.08731), there called worst group",
     ),
     Metric(
@@ -288,9 +287,10 @@ _NAMED = (
         "Bias amplification",
         "Mean over the classes of the part of the images predicted as the class that would have to change group for all"
         " groups to have equal shares; meant for test data in which each label is spread evenly over the groups.",
-        _bias_amplification,
+        Comparison((_share_of_predicted,), _distance_from_equal, True, both=True),
         source="Wang et al., 2020 (arXiv:1911.11834): |share - 1/2| for two groups",
         direction="lower",
+        needs_labels=False,
     ),
 )
 
@@ -300,21 +300,31 @@ def _compositions(rate: Rate) -> list[Metric]:
     phrase = rate.title if rate.title.isupper() else rate.title.lower()
     averaged = _AVERAGED if rate.per_class else ""
 
-    def compose(name: str, start: str, reduction: Reduction, highest: float, direction: Direction) -> Metric:
-        title = f"{rate.title}, {name.replace('_', ' ')}" + (" group" if name == "worst" else "")
-        definition = f"{start} {phrase} of the groups{averaged}."
-        function = partial(_composed, rate.function, reduction, rate.per_class)
-        return Metric(f"{rate.name}_{name}", title, definition, function, "standard", (0.0, highest), direction)
+    def compose(name: str, start: str, reduction: Reduction, highest: float, better: Direction, **more: Any) -> Metric:
+        return Metric(
+            name=f"{rate.name}_{name}",
+            title=f"{rate.title}, {name.replace('_', ' ')}" + (" group" if name == "worst" else ""),
+            definition=f"{start.format(phrase)}{averaged}.",
+            function=Comparison((rate.function,), reduction, rate.per_class, **more),
+            range=(0.0, highest),
+            direction=better,
+            needs_labels=rate.needs_labels,
+        )
 
+    distance = "Largest distance of a group's {} from that of all images"
     metrics = [
-        compose("difference", "Largest minus smallest", gaps.difference, 1, "lower"),
-        compose("ratio", "Smallest divided by largest", gaps.ratio, 1, "higher"),
-        compose("standard_deviation", "Standard deviation of the", gaps.standard_deviation, 0.5, "lower"),
+        compose("difference", "Largest minus smallest {} of the groups", gaps.difference, 1, "lower"),
+        compose("difference_to_overall", distance, gaps.largest, 1, "lower", to_overall=True),
+        compose("ratio", "Smallest divided by largest {} of the groups", gaps.ratio, 1, "higher"),
+        compose(
+            "standard_deviation", "Standard deviation of the {} of the groups", gaps.standard_deviation, 0.5, "lower"
+        ),
     ]
     if rate.higher_is_better:
-        metrics.append(compose("worst", "Lowest", gaps.worst, 1, "higher"))
+        metrics.append(compose("worst", "Lowest {} of the groups", gaps.worst, 1, "higher", side="lowest"))
     elif rate.higher_is_better is False:
-        metrics.append(compose("worst", "Highest", partial(gaps.worst, higher_is_better=False), 1, "lower"))
+        highest = partial(gaps.worst, higher_is_better=False)
+        metrics.append(compose("worst", "Highest {} of the groups", highest, 1, "lower", side="highest"))
     return metrics
 
 
