@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -90,3 +91,37 @@ def refused(command, tmp_path):
         return lines[0]
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs Chromium: none of chromium, chromium-browser, google-chrome is on the path")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page, wait for its figures, and give it with all that it asked for and complained of."""
+    tabs = []
+
+    def open_(path, width=1280):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tabs.append(tab)
+        tab.asked, tab.complaints = [], []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        tab.on("console", lambda message: tab.complaints.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        tab.goto(path.resolve().as_uri())
+        tab.locator(".chart:not([data-drawn])").first.wait_for(state="detached")
+        return tab
+
+    yield open_
+    for tab in tabs:
+        tab.close()

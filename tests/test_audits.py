@@ -1,9 +1,12 @@
 """Predictions from anywhere: what is counted, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 
 import evenlens
+from evenlens.audits import audit_file
 from evenlens.errors import UserError
 
 LABEL = [0, 0, 1, 1, 0, 1]
@@ -49,11 +52,11 @@ def test_given_names_keep_their_order_and_those_that_do_not_occur():
     [
         (LABEL[:5], PREDICTION, GROUP, "lists of one length"),
         ([], [], [], "not empty"),
-        (1, 1, 1, "lists of one length"),
-        ([[0, 1]], [[0, 1]], [[0, 1]], "lists of one length"),
+        (1, 1, 1, "must be a list of values"),
+        ([[0, 1]], [[0, 1]], [[0, 1]], "must be a list of values"),
         ([0.0, float("nan"), 1], [0, 1, 1], [0, 0, 1], "column label has 1 missing values"),
         ([0, 1, 1], [0, 1, 1], ["a", None, None], "column group has 2 missing values"),
-        (["a", "b", float("nan")], ["a", "b", "a"], np.array(["a", "b", np.nan], object), "group has 1 missing"),
+        (["a", "b", float("nan")], ["a", "b", "a"], np.array(["a", "b", np.nan], object), "label has 1 missing"),
         (LABEL, [0.1, 0.9, 0.8, 0.7, 0.2, 0.4], GROUP, "column prediction holds 0.1: give the predicted class"),
         ([1, 1], [1, 1], [0, 1], "All labels and predictions are '1'"),
     ],
@@ -88,3 +91,205 @@ def test_one_group_alone_has_rates_and_no_gaps():
 def test_a_metric_that_does_not_exist_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'accuracy'"):
         evenlens.audit(LABEL, PREDICTION, GROUP).metric("acuracy")
+
+
+# ---- data frames, files and runs
+
+N = 240
+GENERATOR = np.random.default_rng(3)
+FRAME = {
+    "smiling": np.array(["no", "yes"])[GENERATOR.integers(2, size=N)],
+    "gender": np.array(["female", "male"])[GENERATOR.integers(2, size=N)],
+    "race": np.array(["A", "B", "C"])[GENERATOR.choice(3, N, p=[0.6, 0.3, 0.1])],
+    "person": GENERATOR.integers(60, size=N),
+    "score": GENERATOR.random(N).round(3),
+}
+FRAME["predicted"] = np.where(GENERATOR.random(N) < 0.8, FRAME["smiling"], "no")
+
+
+def frames():
+    import pandas
+    import polars
+    import pyarrow
+
+    yield "dictionary", FRAME
+    yield "pandas", pandas.DataFrame(FRAME)
+    yield "categories", pandas.DataFrame(FRAME).astype({"smiling": "category", "gender": "category"})
+    yield "pyarrow", pyarrow.table(FRAME)
+    yield "polars", polars.DataFrame(FRAME)
+
+
+@pytest.mark.parametrize(("kind", "frame"), list(frames()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_kind_of_frame_gives_the_same_counts(kind, frame):
+    wanted = evenlens.audit(FRAME["smiling"], FRAME["predicted"], {"gender": FRAME["gender"], "race": FRAME["race"]})
+    found = evenlens.audit("smiling", "predicted", ["gender", "race"], data=frame, score="score", cluster="person")
+    assert found.counts.tolist() == wanted.counts.tolist()
+    assert found.group_names[:2] == ("female, A", "female, B")
+    assert found.rows.score.tolist() == FRAME["score"].tolist()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+def test_every_kind_of_file_gives_the_same_counts(tmp_path, ending):
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    path, table = tmp_path / f"predictions{ending}", pyarrow.table(FRAME)
+    if ending == ".parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=50)  # dictionaries that differ from part to part
+    else:
+        mark = "\t" if ending == ".tsv" else ","
+        pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(delimiter=mark))
+    found = audit_file(path, "smiling", "predicted", ["gender"], score="score", cluster="person")
+    wanted = evenlens.audit("smiling", "predicted", "gender", data=FRAME)
+    assert found.counts.tolist() == wanted.counts.tolist()
+    assert found.title == path.name
+    assert np.allclose(found.rows.score, FRAME["score"])
+    assert len(np.unique(found.rows.cluster)) == len(np.unique(FRAME["person"]))
+
+
+def test_numbers_and_numbers_with_a_point_are_the_same_words(tmp_path):
+    (tmp_path / "p.csv").write_text("y,p,g\n1,1,a\n0,0,a\n1,0,b\n0,0,b\n")
+    found = audit_file(tmp_path / "p.csv", "y", "p", ["g"])
+    assert found.class_names == ("0", "1")
+    with_point = evenlens.audit([1.0, 0.0, 1.0, 0.0], [1, 0, 0, 0], ["a", "a", "b", "b"])
+    assert with_point.counts.tolist() == found.counts.tolist()
+
+
+def test_a_run_is_audited_with_its_own_groups_or_others_of_its_columns(tmp_path):
+    from evenlens import run
+    from evenlens.config import make_config
+
+    made = run.train(make_config("tiny", "erm", {"train.epochs": 1, "precision": "fp32"}), tmp_path)
+    found = audit_file(made.folder)
+    assert found.counts.tolist() == made.metrics["test"]["counts"]
+    assert found.class_names == ("place 0", "place 1")
+    assert found.rows.score is not None
+    assert audit_file(made.folder, group=["tint"]).counts.tolist() == found.counts.tolist()
+    assert len(audit_file(made.folder, part="val").rows) == made.metrics["val"]["num_images"]
+    with pytest.raises(UserError, match="did you mean 'tint'"):
+        audit_file(made.folder, group=["tints"])
+
+
+# ---- the fluent part
+
+
+def both(**more):
+    return evenlens.audit("smiling", "predicted", ["gender", "race"], data=FRAME, **more)
+
+
+def test_by_looks_at_one_column_alone():
+    found = both().by("gender")
+    assert found.group_names == ("female", "male")
+    assert found.counts.tolist() == evenlens.audit("smiling", "predicted", "gender", data=FRAME).counts.tolist()
+    with pytest.raises(UserError, match="did you mean 'gender'"):
+        both().by("gendr")
+
+
+def test_small_groups_are_left_out_of_gaps_and_listed():
+    whole = both()
+    sizes = whole.all_counts.sum((1, 2))
+    found = whole.without_small(int(sizes.min()) + 1)
+    left = [name for name, size in zip(whole.group_names, sizes, strict=True) if size == sizes.min()]
+    assert found.as_dict()["excluded"] == left
+    assert all(name in " ".join(found.caveats) for name in left)
+    assert (found.counts.sum((1, 2)) == np.where(sizes == sizes.min(), 0, sizes)).all()
+    assert found.by_group()[left[0]].n == sizes.min(), "its own rate is still shown"
+
+
+def test_the_positive_class_is_the_second_or_the_named_one():
+    rate = both().by("gender").by_group("selection_rate")["female"].value
+    other = both(positive="no").by("gender")
+    assert other.class_names == ("yes", "no")
+    assert other.by_group("selection_rate")["female"].value == pytest.approx(1 - rate)
+    with pytest.raises(UserError, match="Unknown class"):
+        both(positive="maybe")
+
+
+def test_whole_units_are_redrawn_where_there_are_any():
+    alone, units = both().by("gender"), both(cluster="person").by("gender")
+    assert units.metric("accuracy").value == alone.metric("accuracy").value
+    assert units.metric("accuracy").n == len(np.unique(FRAME["person"]))
+    assert units.metric("accuracy")[1:3] != alone.metric("accuracy")[1:3]
+    assert "units" in " ".join(units.caveats)
+    assert "independent" in " ".join(alone.caveats)
+
+
+def test_two_models_are_compared_on_the_same_images():
+    first = both().by("gender")
+    better = dict(FRAME, predicted=FRAME["smiling"])
+    found = first.compared_with(evenlens.audit("smiling", "predicted", "gender", data=better))
+    comparison = found.as_dict()["comparison"]
+    change = comparison["differences"]["accuracy"]
+    assert change["value"] == pytest.approx(1 - first.metrics["accuracy"])
+    assert change["low"] > 0
+    over_all = comparison["mcnemar"][-1]
+    assert over_all["group"] == "all"
+    assert over_all["only_a"] == 0
+    assert over_all["only_b"] == (FRAME["predicted"] != FRAME["smiling"]).sum()
+    assert comparison["degradation"]["drop"]["value"] == pytest.approx(-change["value"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"smiling": FRAME["smiling"][::-1]}, "another label"),
+        ({"gender": FRAME["gender"][::-1]}, "another group"),
+        ({name: values[:-1] for name, values in FRAME.items()}, "has 240 rows, the second 239"),
+        ({"predicted": np.where(FRAME["predicted"] == "no", "perhaps", "yes")}, "second model's classes"),
+    ],
+)
+def test_other_images_are_no_comparison(change, words):
+    other = evenlens.audit("smiling", "predicted", "gender", data={**FRAME, **change})
+    with pytest.raises(UserError, match=words):
+        both().by("gender").compared_with(other)
+
+
+def test_findings_are_json_with_everything_in_it(tmp_path):
+    found = both(score="score")
+    content = json.loads(found.to_json(tmp_path / "deeper" / "f.json").read_text())
+    assert content["rows"] == N
+    assert set(content["marginals"]) == {"gender", "race"}
+    assert content["gaps"]["equalized_odds_difference"]["chance"]["expected"] > 0
+    assert content["scores"]["auroc"]["value"] == pytest.approx(found.metric("auroc").value)
+    assert [group["images"] for group in content["groups"]] == found.all_counts.sum((1, 2)).tolist()
+    assert content["overall"]["accuracy"]["value"] == pytest.approx(found.metrics["accuracy"])
+    assert "female, A: accuracy" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"predicted": np.where(FRAME["predicted"] == "no", "0", "1")},
+            "different vocabularies: labels are 'no', 'yes'",
+        ),
+        ({"predicted": FRAME["score"]}, "give the predicted class"),
+        ({"gender": [None, *FRAME["gender"][1:]]}, "gender has 1 missing"),
+        ({"gender": np.arange(N)}, None),
+        ({"gender": [f"g{k % 40}" for k in range(N)], "race": [f"r{k % 39}" for k in range(N)]}, "at most 1,000"),
+        ({"score": FRAME["score"] * 1.5}, r"in \[0, 1\]; row"),
+        ({"score": np.where(np.arange(N) == 3, np.nan, 0.5)}, r"in \[0, 1\]; row 4"),
+        ({"score": FRAME["gender"]}, r"must hold numbers in \[0, 1\]"),
+        ({"person": FRAME["person"][:-1]}, "239 values for 240 rows"),
+        ({"smiling": [[0]] * N}, "list of values"),
+    ],
+)
+def test_bad_columns_are_one_sentence(change, words):
+    def call():
+        return evenlens.audit(
+            "smiling", "predicted", ["gender", "race"], data={**FRAME, **change}, score="score", cluster="person"
+        )
+
+    if words is None:
+        assert len(call().group_names) == N * 3
+        return
+    with pytest.raises(UserError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("more", "words"), [({"confidence": 1.0}, "between 0 and 1"), ({"minimum": -1}, "0 or more")])
+def test_settings_out_of_range_are_refused(more, words):
+    with pytest.raises(UserError, match=words):
+        both(**more)

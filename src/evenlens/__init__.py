@@ -17,21 +17,36 @@ from typing import TYPE_CHECKING, Any
 from evenlens.errors import UserError
 
 if TYPE_CHECKING:
-    from evenlens.api import load, load_model, sweep, train, write_report
-    from evenlens.audits import Audit, audit
+    from evenlens.api import load, load_model, sweep, train, write_audit, write_report
+    from evenlens.audits import Audit, audit, audit_file
     from evenlens.method import Method
     from evenlens.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["Audit", "Method", "Run", "UserError", "audit", "load", "load_model", "sweep", "train", "write_report"]
+__all__ = [
+    "Audit",
+    "Method",
+    "Run",
+    "UserError",
+    "audit",
+    "audit_file",
+    "load",
+    "load_model",
+    "sweep",
+    "train",
+    "write_audit",
+    "write_report",
+]
 
 _HOMES = {
     "load": "api",
     "load_model": "api",
     "sweep": "api",
     "train": "api",
+    "write_audit": "api",
     "write_report": "api",
     "audit": "audits",
+    "audit_file": "audits",
     "Audit": "audits",
     "Method": "method",
     "Run": "run",

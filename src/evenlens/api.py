@@ -8,6 +8,7 @@ from typing import Any
 
 from evenlens import model_file, sweeps
 from evenlens import run as running
+from evenlens.audits import Audit
 from evenlens.config import make_config
 from evenlens.data.dataset import Splits
 from evenlens.errors import UserError
@@ -89,6 +90,26 @@ def write_report(
 
     opened = [item if isinstance(item, Run) else Run.open(item) for item in runs]
     return page.write(opened, Path(out), title=title, baseline=baseline)
+
+
+def write_audit(
+    findings: Audit, page: Path | str, *, require: Iterable[str] = (), card: Path | str | None = None
+) -> Path:
+    """Write the page that an audit is handed over as.
+
+    Args:
+        findings: what `evenlens.audit` gave.
+        page: the HTML file; `findings.to_json` writes the same content for machines.
+        require: requirements to judge, such as "equalized_odds_difference<=0.1".
+        card: also write a model card in Markdown to this file.
+    """
+    from evenlens.report import audit_page, model_card
+
+    content = findings.as_dict()
+    verdicts = [verdict.as_dict() for verdict in findings.require(*require)]
+    if card:
+        model_card.write(content, Path(card), verdicts)
+    return audit_page.write(content, Path(page), verdicts)
 
 
 def load_model(path: Path | str) -> Method:
