@@ -5,8 +5,6 @@ import json
 import math
 import re
 import shlex
-import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -19,9 +17,10 @@ from evenlens import run as running
 from evenlens.data import source
 from evenlens.data.tables import Column, Table
 from evenlens.errors import UserError
-from evenlens.report import figures, images, page, summary, verdict
+from evenlens.report import bundle, figures, images, page, summary, verdict
 from evenlens.run import Run
 from tests import fake
+from tests.pages import Tags, check_drawn
 
 PLAIN, OTHER, THIRD = "erm", "group_dro", "upweighting"
 CLASSES = ("<script>window.hacked=1</script>", 'it\'s & "that"')
@@ -43,7 +42,7 @@ class Hostile(fake.Tiny):
 
 @pytest.fixture
 def hostile(monkeypatch):
-    monkeypatch.setattr(evenlens.datasets, "get", lambda name: Hostile)
+    monkeypatch.setattr(evenlens.datasets, "get", lambda name, *root: Hostile)
 
 
 EVEN = {"num": 1500, "correlation": 0.0}  # every cell has test images enough
@@ -92,27 +91,6 @@ def guess(part, wrong, seed):
     label, share = part.label.numpy(), np.broadcast_to(wrong, part.task.num_groups)[part.group.numpy()]
     change = np.where(generator.random(len(part)) < share, 1, 0)
     return torch.nn.functional.one_hot(torch.from_numpy((label + change) % part.task.num_classes)).float()
-
-
-class Tags(HTMLParser):
-    """All start tags with their attributes, and the text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.skipping = [], [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.skipping = tag in ("script", "style")
-
-    def handle_data(self, data):
-        if not self.skipping:
-            self.text.append(data)
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def written(runs, tmp_path, **more):
@@ -321,7 +299,7 @@ def test_no_name_from_the_data_becomes_markup(tmp_path, hostile):
 
 
 def test_embedded_json_cannot_leave_its_element():
-    text = page.embed({"</script>": "<!-- & \u2028 \u2029 é"})
+    text = bundle.embed({"</script>": "<!-- & \u2028 \u2029 é"})
     assert not re.search("[<>&\u2028\u2029]", text)
     assert json.loads(text) == {"</script>": "<!-- & \u2028 \u2029 é"}
 
@@ -348,53 +326,6 @@ def test_the_page_can_be_read_without_seeing_it(tmp_path):
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("needs Chromium: none of chromium, chromium-browser, google-chrome is on the path")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=flags)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Open a page, wait for its figures, and give it with all that it asked for and complained of."""
-    tabs = []
-
-    def open_(path, width=1280):
-        tab = browser.new_page(viewport={"width": width, "height": 900})
-        tabs.append(tab)
-        tab.asked, tab.complaints = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.on("console", lambda message: tab.complaints.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
-        tab.goto(path.resolve().as_uri())
-        tab.locator(".chart:not([data-drawn])").first.wait_for(state="detached")
-        return tab
-
-    yield open_
-    for tab in tabs:
-        tab.close()
-
-
-def check_drawn(tab, path, num_figures):
-    sizes = tab.evaluate(
-        "[...document.querySelectorAll('.chart')].map(place => {"
-        "const box = place.querySelector('svg')?.getBoundingClientRect();"
-        "return [place.dataset.drawn, box?.width ?? 0, box?.height ?? 0]; })"
-    )
-    assert len(sizes) == num_figures
-    assert all(drawn == "yes" and width > 100 and height > 50 for drawn, width, height in sizes)
-    assert [url for url in tab.asked if not url.startswith("data:")] == [path.resolve().as_uri()]
-    assert tab.complaints == []
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page itself scrolls sideways"
 
 
 @pytest.mark.page

@@ -1,7 +1,6 @@
 """Rows -> Vega-Lite figures, each with the table of what it shows.
 
-Figures carry letters, shapes and colours for methods, so that none of these is needed alone. Colours are those of
-Okabe and Ito (2008), which people with any kind of colour vision can tell apart.
+Figures carry letters, shapes and colours for methods, so that none of these is needed alone.
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ import altair as alt
 
 from evenlens import metrics
 from evenlens.report import verdict
+from evenlens.report.charts import COLOURS, INK, NONE, Figure, rounded, span, spec, tooltip
 from evenlens.report.summary import Number, Row
+from evenlens.report.wording import listed, percent
 
-COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8860B", "#56B4E9")
 SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "triangle-down": "▼", "cross": "✚"}
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-NONE = "\N{EN DASH}"
-INK, FAINT = "#1f2933", "#e4e7eb"
-# Heights are numbers, not steps: Vega-Lite fits a width to the page only beside one, or warns on every console.
-FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
 class Mark(NamedTuple):
@@ -35,30 +30,6 @@ class Mark(NamedTuple):
     colour: str
     shape: str
     symbol: str
-
-
-class Figure(NamedTuple):
-    """A figure and what is beside it.
-
-    Attributes:
-        key: its name within the page.
-        title: what it shows.
-        caption: how to read it.
-        description: what is read out in its place.
-        spec: Vega-Lite.
-        head: the columns of its table.
-        rows: the rows of its table.
-        keyed: whether methods are told apart in it, so that it needs their key.
-    """
-
-    key: str
-    title: str
-    caption: str
-    description: str
-    spec: dict[str, Any]
-    head: list[str]
-    rows: list[list[str]]
-    keyed: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,17 +111,6 @@ def all_figures(shown: Shown) -> list[Figure]:
 # ---- what figures share
 
 
-def _spec(chart: Any, description: str) -> dict[str, Any]:
-    axis = {"labelColor": INK, "titleColor": INK, "gridColor": FAINT, "domainColor": "#9aa5b1", "tickColor": "#9aa5b1"}
-    styled = (
-        chart.properties(width="container", autosize=FIT, description=description, background="transparent")
-        .configure(font=FONT)
-        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", **axis)
-        .configure_view(stroke=None)
-    )
-    return styled.to_dict()
-
-
 def _colour(shown: Shown) -> alt.Color:
     scale = alt.Scale(domain=[mark.letter for mark in shown.marks], range=[mark.colour for mark in shown.marks])
     return alt.Color("letter:N", scale=scale, legend=None)
@@ -161,20 +121,8 @@ def _shape(shown: Shown) -> alt.Shape:
     return alt.Shape("letter:N", scale=scale, legend=None)
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 5)
-
-
-def _interval(low: float, high: float) -> str:
-    return "undefined" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f} %"
-
-
 def _name(mark: Mark) -> str:
     return f"{mark.letter} {mark.title}"
-
-
-def _tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
-    return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields]
 
 
 # ---- accuracy against the gap
@@ -194,7 +142,7 @@ def trade_off(shown: Shown) -> Figure | None:
     y = alt.Y("accuracy:Q", scale=_around(values, "accuracy"))
     y = y.axis(format="%", tickCount=6).title("Accuracy (higher is better ↑)")
     base = alt.Chart(alt.InlineData(values=values)).encode(x=x, y=y, color=_colour(shown))
-    tip = _tooltip(
+    tip = tooltip(
         ("method", "method"), ("accuracy_text", "accuracy"), ("accuracy_interval", "95 % interval"),
         ("gap_text", gap.title.lower()), ("gap_interval", "95 % interval"), ("front", "on the Pareto front"),
     )  # fmt: skip
@@ -206,7 +154,7 @@ def trade_off(shown: Shown) -> Figure | None:
         base.mark_point(size=110, filled=True, opacity=1).encode(shape=_shape(shown), tooltip=tip),
         base.mark_text(dx=11, dy=-9, fontSize=13, fontWeight="bold").encode(text="letter:N", color=alt.value(INK)),
     ).properties(height=360)
-    on_front = verdict.listed([_name(shown.marks[k]) for k in front]) if front else "none"
+    on_front = listed([_name(shown.marks[k]) for k in front]) if front else "none"
     description = f"Accuracy against {gap.title.lower()} for {len(values)} methods. On the Pareto front: {on_front}."
     return Figure(
         "trade-off",
@@ -215,7 +163,7 @@ def trade_off(shown: Shown) -> Figure | None:
         "other beats in one of the two without losing in the other. Crosses are 95 % intervals over test images; "
         "where they overlap, the order is not settled. Axes do not start at 0.",
         description,
-        _spec(chart, description),
+        spec(chart, description),
         ["method", "accuracy", "95 % interval", gap.title.lower(), "95 % interval", "on the front"],
         [
             [str(v[f]) for f in ("method", "accuracy_text", "accuracy_interval", "gap_text", "gap_interval", "front")]
@@ -235,11 +183,11 @@ def _point(mark: Mark, accuracy: Number, gap: Number, on_front: bool) -> dict[st
     point: dict[str, Any] = {"letter": mark.letter, "method": _name(mark), "front": "yes" if on_front else "no"}
     for key, number in (("accuracy", accuracy), ("gap", gap)):
         point |= {
-            key: _number(number.value),
-            f"{key}_low": _number(number.low),
-            f"{key}_high": _number(number.high),
-            f"{key}_text": verdict.percent(number.value),
-            f"{key}_interval": _interval(number.low, number.high),
+            key: rounded(number.value),
+            f"{key}_low": rounded(number.low),
+            f"{key}_high": rounded(number.high),
+            f"{key}_text": percent(number.value),
+            f"{key}_interval": span(number.low, number.high),
         }
     return point
 
@@ -266,11 +214,11 @@ def _by_group(shown: Shown, key: str, title: str, rate: str, label: int | None) 
         share, low, high, n = (field if label is None else field[:, label] for field in verdict.rates(row, rate))
         for k, group in enumerate(shown.task["group_names"]):
             if n[k]:
-                interval = _interval(low[k], high[k])
+                interval = span(low[k], high[k])
                 values.append(
                     {"letter": mark.letter, "method": _name(mark), "group": f"{group}\nn = {n[k]:,.0f}", "place": k,
-                     "rate": _number(share[k]), "low": _number(low[k]), "high": _number(high[k]),
-                     "text": verdict.percent(share[k]), "interval": interval}
+                     "rate": rounded(share[k]), "low": rounded(low[k]), "high": rounded(high[k]),
+                     "text": percent(share[k]), "interval": interval}
                 )  # fmt: skip
             elif row is shown.baseline:
                 empty.append(group)
@@ -284,7 +232,7 @@ def _by_group(shown: Shown, key: str, title: str, rate: str, label: int | None) 
     )
     x = alt.X("rate:Q", scale=alt.Scale(zero=False, nice=True)).axis(format="%", tickCount=6).title("Predicted right")
     base = alt.Chart(alt.InlineData(values=values)).encode(y=y, yOffset=lanes, color=_colour(shown))
-    tip = _tooltip(("group", "group"), ("method", "method"), ("text", "right"), ("interval", "95 % interval"))
+    tip = tooltip(("group", "group"), ("method", "method"), ("text", "right"), ("interval", "95 % interval"))
     ink = alt.value(INK)
     chart = alt.layer(
         base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q").title("Predicted right"), x2="high:Q"),
@@ -299,7 +247,7 @@ def _by_group(shown: Shown, key: str, title: str, rate: str, label: int | None) 
         "Each point is the mean over seeds, each line Wilson 95 % interval; n is the number of test images. "
         f"The axis does not start at 0.{missing}",
         description,
-        _spec(chart, description),
+        spec(chart, description),
         ["group", "method", "right", "95 % interval"],
         [[v["group"], v["method"], v["text"], v["interval"]] for v in sorted(values, key=lambda v: v["place"])],
     )
@@ -315,9 +263,9 @@ def cell_map(shown: Shown, row: Row | None) -> Figure | None:
     classes, names = shown.task["class_names"], shown.task["group_names"]
     share, low, high, n = verdict.rates(row, "true_positive_rate")
     values: list[dict[str, Any]] = [
-        {"group": group, "label": label, "n": f"{n[k, c]:,.0f}", "rate": _number(share[k, c]),
-         "short": f"{100 * share[k, c]:.0f}" if n[k, c] else NONE, "text": verdict.percent(share[k, c]),
-         "interval": _interval(low[k, c], high[k, c])}
+        {"group": group, "label": label, "n": f"{n[k, c]:,.0f}", "rate": rounded(share[k, c]),
+         "short": f"{100 * share[k, c]:.0f}" if n[k, c] else NONE, "text": percent(share[k, c]),
+         "interval": span(low[k, c], high[k, c])}
         for k, group in enumerate(names) for c, label in enumerate(classes)
     ]  # fmt: skip
     x = alt.X(
@@ -326,7 +274,7 @@ def cell_map(shown: Shown, row: Row | None) -> Figure | None:
     y = alt.Y("group:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, ticks=False))
     base = alt.Chart(alt.InlineData(values=values)).encode(x=x, y=y)
     scale = alt.Scale(domain=[0, 1], range=["#f3f7fb", "#6baed6"])  # never so dark that dark ink is hard to read
-    tip = _tooltip(("group", "group"), ("label", "label"), ("text", "right"), ("interval", "95 % interval"), ("n", "n"))
+    tip = tooltip(("group", "group"), ("label", "label"), ("text", "right"), ("interval", "95 % interval"), ("n", "n"))
     chart = alt.layer(
         base.mark_rect(stroke="white").encode(color=alt.Color("rate:Q", scale=scale, legend=None), tooltip=tip),
         base.mark_text(fontSize=10).encode(text="short:N", color=alt.value(INK)),
@@ -338,7 +286,7 @@ def cell_map(shown: Shown, row: Row | None) -> Figure | None:
         f"Percent right for each label within each group: {_name(mark)}",
         f"Darker is more often right; {NONE} has no test image.",
         description,
-        _spec(chart, description),
+        spec(chart, description),
         ["group", "label", "right", "95 % interval", "n"],
         [[v["group"], v["label"], v["text"], v["interval"], v["n"]] for v in values],
         keyed=False,
@@ -366,7 +314,7 @@ def curves(shown: Shown, key: str, title: str) -> Figure:
             last = max((entry["epoch"] for entry in run.log if key in entry), default=0)
             values += [
                 {"letter": mark.letter, "method": _name(mark), "seed": str(run.config.seed), "run": run.metrics["id"],
-                 "epoch": entry["epoch"], "value": _number(entry[key]), "text": f"{entry[key]:.4f}",
+                 "epoch": entry["epoch"], "value": rounded(entry[key]), "text": f"{entry[key]:.4f}",
                  "kept": "yes" if entry["epoch"] == run.metrics["selected_epoch"] else "no",
                  "end": mark.letter if entry["epoch"] == last else ""}
                 for entry in run.log if key in entry
@@ -375,7 +323,7 @@ def curves(shown: Shown, key: str, title: str) -> Figure:
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False), scale=near)
     y = alt.Y("value:Q", title=None, scale=near, axis=alt.Axis(format="%" if share else "~g"))
     base = alt.Chart(alt.InlineData(values=values)).encode(x=x, y=y, color=_colour(shown), detail="run:N")
-    tip = _tooltip(("method", "method"), ("seed", "seed"), ("epoch", "epoch"), ("text", "value"), ("kept", "kept"))
+    tip = tooltip(("method", "method"), ("seed", "seed"), ("epoch", "epoch"), ("text", "value"), ("kept", "kept"))
     kept = base.transform_filter(alt.datum.kept == "yes")
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5),
@@ -390,7 +338,7 @@ def curves(shown: Shown, key: str, title: str) -> Figure:
         f"{title}, by epoch",
         f"One line a run; the large mark is the epoch that was kept, chosen on validation images.{note}",
         description,
-        _spec(chart, description),
+        spec(chart, description),
         ["method", "seed", "epoch", "value", "kept"],
         [[v["method"], v["seed"], str(v["epoch"]), v["text"], v["kept"]] for v in values],
     )

@@ -1,52 +1,24 @@
-"""Runs -> one self-contained HTML page that an engineer can hand to a manager and an auditor.
-
-The page opens without a network and allows itself none: a content security policy lets run nothing but the scripts
-that were written into it, by their hash. Whatever comes from data is escaped.
-"""
+"""Runs -> one self-contained HTML page that an engineer can hand to a manager and an auditor."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import shlex
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from evenlens import __version__, datasets, metrics
 from evenlens.config import SCALARS, SECTIONS, RunConfig, parse_value
 from evenlens.errors import UserError
 from evenlens.files import replacing
-from evenlens.report import figures, images, summary, tables, verdict
+from evenlens.report import bundle, figures, images, summary, tables, verdict
 from evenlens.report.figures import Shown
 from evenlens.report.summary import Row
 from evenlens.run import Run
 
 FORMAT = 1  # of the JSON beside the page
-
-START = """
-(() => {
-  const specs = JSON.parse(document.getElementById("figures").textContent);
-  for (const [key, spec] of Object.entries(specs)) {
-    const place = document.getElementById("chart-" + key);
-    vegaEmbed(place, spec, {mode: "vega-lite", ast: true, renderer: "svg", actions: false, tooltip: {theme: "light"}})
-      .then(() => { place.dataset.drawn = "yes"; })
-      .catch((error) => {
-        place.dataset.drawn = "no";
-        place.textContent = "This figure could not be drawn (" + error.message + "); its numbers stand below.";
-      });
-  }
-  const hidden = () => document.querySelectorAll("details[data-print]:not([open])");
-  let opened = [];
-  addEventListener("beforeprint", () => { opened = [...hidden()]; opened.forEach((part) => { part.open = true; }); });
-  addEventListener("afterprint", () => { opened.forEach((part) => { part.open = false; }); opened = []; });
-})();
-"""
 
 
 def write(
@@ -114,23 +86,13 @@ def render(
     pictures: bool,
 ) -> str:
     """Fill the template."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     drawn = figures.all_figures(shown)
-    script = _script()
     runs = [(run, mark) for row, mark in zip(shown.rows, shown.marks, strict=True) for run in row.runs]
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html").render(
+    return bundle.render(
+        "page.html",
+        {figure.key: figure.spec for figure in drawn},
         title=title,
         about=[part.strip() for part in about.split("\n\n") if part.strip()],
-        version=__version__,
-        style=Markup((here / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_hash(script),
-        specs=embed({figure.key: figure.spec for figure in drawn}),
         shown=shown,
         task=shown.task,
         num_images=f"{shown.baseline.runs[0].metrics['test']['num_images']:,}",
@@ -185,7 +147,7 @@ def _card(run: Run) -> dict[str, Any]:
         "protocol_summary": "",
     }
     try:
-        kind = datasets.get(config.dataset)
+        kind = datasets.get(config.dataset, config.data.root)
     except UserError:
         return card
     protocol = kind.protocols.get(card["protocol"])
@@ -193,32 +155,6 @@ def _card(run: Run) -> dict[str, Any]:
     safe = kind.homepage if kind.homepage.startswith(("https://", "http://")) else ""
     summary_of = protocol.summary if protocol else ""
     return card | {"name": kind.title, "known": known, "homepage": safe, "protocol_summary": summary_of}
-
-
-@cache
-def _script() -> str:
-    """Bundle Vega, Vega-Lite, Vega-Embed and what starts them into one script."""
-    import altair
-    import vl_convert
-
-    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    version = wanted if wanted in vl_convert.get_vegalite_versions() else None
-    script: str = vl_convert.javascript_bundle(START, version)
-    if "</script" in script.lower() or "<!--" in script:
-        raise RuntimeError("The bundle of vl_convert would end its own <script> element; use another version of it.")
-    return script
-
-
-def _hash(script: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
-def embed(content: Any) -> Markup:
-    """Write JSON that can stand in a <script> element: nothing in it can end the element or a line."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # pure ASCII, so no U+2028 either
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 # ---- how to repeat a run

@@ -12,8 +12,10 @@ from evenlens import metrics
 from evenlens.metrics import Metric
 from evenlens.registry import describe
 from evenlens.report import verdict
-from evenlens.report.figures import NONE, Mark, Shown
+from evenlens.report.charts import NONE, Share, share
+from evenlens.report.figures import Mark, Shown
 from evenlens.report.summary import SHOWN, Number, Row
+from evenlens.report.wording import points
 from evenlens.run import Run
 
 ARROWS = {"higher": "↑", "lower": "↓"}
@@ -108,26 +110,17 @@ def against(shown: Shown, comparisons: Sequence[verdict.Comparison]) -> list[Aga
         change = item.changes[shown.gap] if shown.gap else None
         seeds = f"{change.agree} of {change.seeds}" if change and change.seeds else NONE
         cells = [
-            (verdict.points(c.value), _range(c.low, c.high), c.sign != 0) for c in item.changes.values()
+            (points(c.value), _range(c.low, c.high), c.sign != 0) for c in item.changes.values()
         ]  # fmt: skip
         made.append(Against(shown.mark(item.row), cells, seeds, verdict.in_words(item, shown.gap, shown.level)))
     return made
 
 
 def _range(low: float, high: float) -> str:
-    return "no interval" if math.isnan(low) else f"{verdict.points(low)} to {verdict.points(high)}"
+    return "no interval" if math.isnan(low) else f"{points(low)} to {points(high)}"
 
 
 # ---- confusion
-
-
-class Share(NamedTuple):
-    """A cell of a confusion matrix."""
-
-    percent: str
-    n: str
-    style: str
-    right: bool
 
 
 class Matrix(NamedTuple):
@@ -168,20 +161,10 @@ def _matrix(shown: Shown, row: Row, group: int) -> Matrix:
     return Matrix(
         shown.mark(row),
         [
-            (label, [_share(counts[c, p], counts[c].sum(), c == p) for p in range(len(names))])
+            (label, [share(counts[c, p], counts[c].sum(), c == p) for p in range(len(names))])
             for c, label in enumerate(names)
         ],
     )
-
-
-def _share(n: float, total: float, right: bool) -> Share:
-    if not total:
-        return Share(NONE, "0", "", right)
-    share = n / total
-    colour = "0, 90, 150" if right else "180, 70, 0"
-    number = f"{n:,.0f}" if float(n).is_integer() else f"{n:,.1f}"
-    style = f"background: rgba({colour}, {0.04 + 0.51 * share:.2f})"  # never so dark that dark ink is hard to read
-    return Share(f"{100 * share:.0f} %", number, style, right)
 
 
 # ---- data, environment

@@ -14,6 +14,7 @@ from evenlens.errors import unknown
 from evenlens.metrics import Floats, Interval
 from evenlens.registry import describe
 from evenlens.report.summary import Row
+from evenlens.report.wording import listed, percent
 
 FEW = 20  # images; below it a rate says next to nothing
 # Of each, the first that has an interval for every method is what the page talks about.
@@ -208,21 +209,6 @@ def _change(name: str, before: Row, after: Row, confidence: float) -> Change:
 
 
 # ---- in words
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """Write a share for people: 0.451 -> "45.1 %"."""
-    return "undefined" if math.isnan(value) else f"{100 * value:.{digits}f} %"
-
-
-def points(value: float) -> str:
-    """Write a difference of shares in percentage points, with its sign."""
-    return "undefined" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names as a sentence does."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def headline(comparisons: Sequence[Comparison], baseline: Row, gap: str | None, name: Callable[[Row], str]) -> str:

@@ -1,0 +1,21 @@
+"""How numbers and names are written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Write a share for people: 0.451 -> "45.1 %"."""
+    return "undefined" if math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float) -> str:
+    """Write a difference of shares in percentage points, with its sign."""
+    return "undefined" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
