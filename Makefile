@@ -21,6 +21,7 @@ lint: .venv/ready  ## style and types
 benchmark: .venv/ready  ## what the README's speed claims are measured with
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/audit.py
 
 clean:
 	rm -rf .venv evenlens-demo

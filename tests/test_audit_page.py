@@ -203,18 +203,21 @@ def test_a_difference_in_selection_alone_is_not_called_one_in_accuracy():
 
 
 def test_images_of_one_unit_make_no_gap_clear_by_chance_alone(tmp_path):
-    content = findings([600, 400], [0.05, 0.25])
-    assert Content.of(content).standouts[0]
-    content["clusters"] = 20
-    gap = content["gaps"]["accuracy_difference"]
-    gap["low"], gap["high"] = 0.0, 0.5
+    columns = table([60, 40], [0.1, 0.2])
+    label, prediction, group, unit = (np.repeat(column, 20) for column in (*columns, np.arange(100)))
+    apart = audit(label, prediction, group, ["no", "yes"], ["a", "b"])
+    assert Content.of(read(replace(apart, replicates=400))).main["accuracy_difference"].clear
+    made = audit(label, prediction, group, ["no", "yes"], ["a", "b"], cluster=unit)
+    content = read(replace(made, replicates=400))
     one = Content.of(content)
+    assert one.clusters == 100
     assert one.standouts == ([], [])
     assert not one.main["accuracy_difference"].clear
     words = written(content, tmp_path).words
+    assert "No clear difference between groups was found." in words
     assert "Several images are of one unit, so chance makes more than this." in words
-    assert "1,000, of 20 units" in words
-    gap["low"] = 0.1
+    assert "2,000, of 100 units" in words
+    content["gaps"]["accuracy_difference"]["low"] = 0.09
     assert Content.of(content).main["accuracy_difference"].clear
 
 
@@ -324,12 +327,13 @@ def test_every_figure_has_n_and_intervals_in_its_table():
     assert "n = 540 images" in audit_figures.against_chance(one, one.main, "gaps", "Gaps").caption
 
 
-def test_the_page_is_made_of_the_findings_file_alone(tmp_path):
-    label, prediction, group = table([60, 50], 0.1)
-    made = replace(audit(label, prediction, group), replicates=100)
-    first = audit_page.write(made.as_dict(), tmp_path / "a.html").read_text()
-    again = audit_page.write(json.loads(made.to_json(tmp_path / "findings.json").read_text()), tmp_path / "b.html")
-    assert re.sub(r"\d\d:\d\d UTC", "", again.read_text()) == re.sub(r"\d\d:\d\d UTC", "", first)
+def test_the_page_can_be_made_again_of_the_json_beside_it(tmp_path):
+    content = findings([60, 50], 0.1, replicates=50)
+    page = audit_page.write(content, tmp_path / "audit.html", REQUIRED)
+    beside = json.loads((tmp_path / "audit.json").read_text(), parse_constant=pytest.fail)
+    assert beside == content | {"requirements": REQUIRED}
+    assert audit_page.write(beside, tmp_path / "again.html").read_text() == page.read_text()
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "audit.json").read_text()
 
 
 def test_what_are_no_findings_is_refused_and_an_old_page_stays(tmp_path):
@@ -339,7 +343,7 @@ def test_what_are_no_findings_is_refused_and_an_old_page_stays(tmp_path):
         audit_page.write({"rows": []}, out)
     with pytest.raises(UserError, match="of format 9"):
         audit_page.write(findings([60, 50], 0.1, replicates=20) | {"format": 9}, out)
-    with pytest.raises(UserError, match=r"name the page \.html"):
+    with pytest.raises(UserError, match=r"would be overwritten"):
         audit_page.write(findings([60, 50], 0.1, replicates=20), tmp_path / "audit.json")
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["audit.html"]
     assert out.read_text() == "old"

@@ -293,3 +293,16 @@ def test_bad_columns_are_one_sentence(change, words):
 def test_settings_out_of_range_are_refused(more, words):
     with pytest.raises(UserError, match=words):
         both(**more)
+
+
+def test_rates_of_a_group_are_less_sure_where_its_images_are_of_few_people():
+    person = np.repeat(np.arange(20), 12)
+    frame = dict(FRAME, person=person, predicted=np.where(person % 5 == 0, "no", FRAME["smiling"]))
+    alone = evenlens.audit("smiling", "predicted", "gender", data=frame)
+    units = evenlens.audit("smiling", "predicted", "gender", data=frame, cluster="person")
+    for group, found in units.by_group().items():
+        assert found.value == alone.by_group()[group].value
+        assert found.n == alone.by_group()[group].n
+        assert found.high - found.low > alone.by_group()[group].high - alone.by_group()[group].low
+    assert units.as_dict()["units"] == 20
+    assert alone.as_dict()["units"] is None

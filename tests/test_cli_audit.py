@@ -106,3 +106,37 @@ def test_names_are_text_in_the_terminal(command, tmp_path):
     rows = "".join(f"{y},{y},[red]{'ab'[k % 2]}\n" for k, y in enumerate(half))
     (tmp_path / "p.csv").write_text(f"y,p,g\n{rows}")
     assert "[red]a" in command("audit", "p.csv", "--label", "y", "--prediction", "p", "--group", "g").out
+
+
+RESULTS = """algorithm,race,gender,acc,n
+plain,A,f,0.90,500
+plain,A,m,0.90,500
+plain,B,f,0.60,20
+plain,B,m,0.92,400
+better,A,f,0.88,500
+better,A,m,0.88,500
+better,B,f,0.60,20
+"""
+
+
+def test_a_table_of_results_is_looked_through(command, tmp_path):
+    (tmp_path / "results.csv").write_text(RESULTS)
+    words = ("--column", "group=race,gender", "--baseline", "plain", "--json", "lint.json")
+    ended = command("lint", "results.csv", *words)
+    codes = {finding["code"] for finding in json.loads((tmp_path / "lint.json").read_text())}
+    assert {"L002", "L008"} <= codes, ended
+    assert all(code in ended.out for code in codes)
+    assert ended.code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--column", "group"], "is not right"),
+        (["--column", "groups=race"], "group"),
+        (["--baseline", "plane"], "did you mean 'plain'"),
+    ],
+)
+def test_a_table_that_cannot_be_looked_through_is_one_sentence(refused, tmp_path, words, sentence):
+    (tmp_path / "results.csv").write_text(RESULTS)
+    assert sentence in refused("lint", "results.csv", *words)

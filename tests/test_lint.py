@@ -88,6 +88,18 @@ def test_the_majority_is_that_of_training_where_it_is_told(codes):
     assert "9,000 of 10,000 training images (90 %" in finding.seen
 
 
+def test_a_majority_is_told_by_the_images_of_this_part_where_training_is_known_for_some_groups_alone(codes):
+    rows = list(table({"m": (675, 270, 270)}))
+    rows[1]["n_train"] = 10_000
+    assert "900 of 1,500 images" in codes(rows)["L001"][0].seen
+
+
+def test_of_methods_with_the_same_worst_group_one_that_is_no_chance_is_enough(codes):
+    (finding,) = codes(table({"clear": (675, 270, 270), "near": (809, 270, 270)}))["L001"]
+    assert finding.severity == "warning"
+    assert "of clear, near is a" in finding.seen
+
+
 # ---- L002
 
 
@@ -157,6 +169,24 @@ def test_a_group_that_is_in_val_alone_is_found(codes):
     assert finding.seen == "c is in no row of test, and in rows of val."
 
 
+@pytest.mark.parametrize(
+    ("parts", "compared"),
+    [
+        (("train", "val", "test"), "test"),
+        (("val", "train"), "val"),
+        (("train",), "train"),
+        (("val", "ood"), "val, ood"),
+    ],
+)
+def test_what_is_compared_is_test_or_else_val_or_else_train(codes, parts, compared):
+    rights = {part: (855, 240, 225 - 9 * place) for place, part in enumerate(parts)}  # or they were the same numbers
+    rows = [row for part in parts for row in table({"m": rights[part]}, {"a": 900, "b": 300, "c": 300}, part=part)]
+    few = [{**row, "n": "20", "accuracy": 0.9} if row["group"] == "c" else row for row in rows]
+    assert ", ".join(finding.where for finding in codes(few)["L008"]) == ", ".join(
+        f"results.csv ({part})" for part in compared.split(", ")
+    )
+
+
 # ---- L003
 
 
@@ -220,6 +250,18 @@ def test_without_val_the_best_on_test_is_a_note_and_over_many_runs_a_warning(cod
     assert "L004" not in codes({**row, "seed": seed} for seed in "12" for row in epochs(test, 2 + (seed == "2")))
 
 
+def test_of_several_epochs_the_chosen_one_is_compared_and_without_one_the_last(codes):
+    worst = [225, 228, 222]
+    rows = [
+        {**row, "epoch": epoch}
+        for epoch, right in enumerate(worst, 1)
+        for row in table({"baseline": UNFAIR, "m": (810, 240, right)})
+    ]
+    assert "m (gap 0.200 to 0.160, best group 0.950 to 0.900, worst 0.750 to 0.740)" in codes(rows)["L006"][0].seen
+    assert "worst 0.750 to 0.750)" in codes({**row, "selected_epoch": 1} for row in rows)["L006"][0].seen
+    assert "L006" not in codes({**row, "selected": row["epoch"] == 2} for row in rows)
+
+
 def test_a_setting_that_was_chosen_on_test_is_found_by_a_column_or_by_another_table(codes, tmp_path):
     rights = {0.1: UNFAIR, 0.01: REPAIRED, 0.001: FAIR}
     tried = [row for rate, right in rights.items() for row in table({"m": right}, learning_rate=rate)]
@@ -247,6 +289,7 @@ def test_a_table_that_says_it_selected_on_test_is_taken_at_its_word(codes):
 def test_methods_that_were_selected_by_different_rules_are_found(codes):
     one, other = table({"baseline": UNFAIR}, select="last"), table({"better": REPAIRED}, select="worst group of val")
     (finding,) = codes(one, other)["L004"]
+    assert finding.severity == "warning"
     assert finding.seen == (
         "Methods were selected by different rules: baseline by 'last', better by 'worst group of val'."
     )
@@ -263,6 +306,9 @@ def test_a_baseline_that_is_not_unfair_is_found(codes):
 
 def test_a_baseline_that_is_unfair_is_in_order(codes):
     assert "L005" not in codes(table({"baseline": UNFAIR}))
+    two = {"a": 900, "b": 300}
+    assert "L005" in codes(table({"baseline": (811, 271)}, two))
+    assert "L005" not in codes(table({"baseline": (855, 240)}, two))
 
 
 def test_the_baseline_is_the_named_one_or_known_or_the_first(codes):
@@ -410,6 +456,16 @@ def test_an_overall_rate_that_is_the_mean_by_images_is_in_order(codes):
         assert "L010" not in codes(rows if "%" in str(row["accuracy"]) else table({"m": UNFAIR}), [row])
 
 
+def test_cells_without_images_do_not_matter_to_the_whole(codes):
+    cells = [("a", "no", 100, "0.9000"), ("a", "yes", 0, ""), ("b", "no", 1, 1), ("b", "yes", 50, 0.5)]
+    rows = [
+        {"method": "m", "group": group, "label": label, "n": n, "accuracy": rate} for group, label, n, rate in cells
+    ]
+    whole = {"method": "m", "group": "all", "label": "all", "n": 151, "accuracy": 0.7682}
+    assert "L010" not in codes(rows, [whole])
+    assert "its 3 rows give 0.7682" in codes(rows, [{**whole, "accuracy": 0.7615}])["L010"][0].seen
+
+
 def test_groups_that_overlap_have_too_many_images(codes):
     (finding,) = codes(table({"m": UNFAIR}), [overall(0.88, n=900)])["L010"]
     assert "is of 900 images, and its groups have 1,500 together" in finding.seen
@@ -436,6 +492,8 @@ def test_what_could_not_be_checked_is_said(tmp_path):
     assert (finding.code, finding.severity) == ("L000", "note")
     for words in ("L001, L005, L007 to L010 where the number", "L003 without rows of val", "L004 without", "L006 and"):
         assert words in finding.seen
+    half = [{**row, "n": 100 * (row["group"] == "a") or ""} for row in rows]
+    assert "the number of images" in lint([saved(tmp_path / "half.csv", half)])[-1].seen
     full = [*table(GOOD, part="test", select="val"), *table(dict.fromkeys(GOOD, FAIR), part="val", select="val")]
     full += [{**overall(0.88), "method": "baseline", "part": "test", "select": "val"}]
     assert "L000" not in {finding.code for finding in lint([saved(tmp_path / "full.csv", full)])}
@@ -485,6 +543,13 @@ def test_numbers_of_right_images_shares_and_per_cent_are_the_same(tmp_path):
         assert [number.rate for number in result.groups.values()] == pytest.approx([0.9, 0.8]), column
 
 
+def test_a_table_without_a_column_of_methods_is_one_that_is_called_like_its_file(tmp_path):
+    rows = [{"group": group, "n": 10, "correct": right} for group, right in (("a", 10), ("b", 0))]
+    (result,) = read_results([saved(tmp_path / "ours_val.csv", rows)])
+    assert (result.method, result.part) == ("ours_val", "val")
+    assert [number.rate for number in result.groups.values()] == [1, 0]
+
+
 def test_parquet_is_read_like_text(tmp_path):
     columns = {name: [row[name] for row in table(GOOD)] for name in ("method", "seed", "group", "n", "accuracy")}
     for kind in (pa.float64(), pa.float32()):
@@ -495,8 +560,12 @@ def test_parquet_is_read_like_text(tmp_path):
 
 def test_rows_of_means_and_gaps_are_about_no_group(tmp_path):
     rows = [*table({"m": UNFAIR}), {**overall(-0.1), "group": "Gap"}, {**overall(0.8), "group": "average"}]
-    (result,) = read_results([saved(tmp_path / "t.csv", rows)])
-    assert list(result.groups) == ["a", "b", "c"]
+    rows.append({**overall(0.8), "group": "a", "label": "macro avg"})
+    rows = [{"label": "all", "sex": "f", **row} for row in rows] + [{**overall(0.7), "label": "all", "sex": "mean"}]
+    path = saved(tmp_path / "t.csv", rows)
+    (result,) = read_results([path], {"group": ["group", "sex"]})
+    assert list(result.groups) == ["a, f", "b, f", "c, f"]
+    assert list(result.numbers) == list(result.cells)
 
 
 def test_settings_are_the_fewest_columns_that_tell_rows_apart(tmp_path):
@@ -520,6 +589,7 @@ def test_two_tables_of_the_same_name_are_told_apart_and_doubled_rows_are_not(tmp
 
 
 ROW = {"method": "m", "group": "a", "n": 10, "accuracy": 0.9}
+CORRECT = {"method": "m", "group": "a", "n": 10, "correct": 9}
 
 
 @pytest.mark.parametrize(
@@ -536,10 +606,10 @@ ROW = {"method": "m", "group": "a", "n": 10, "accuracy": 0.9}
         ([{**ROW, "n": "inf"}], "Row 2 of t.csv has the n inf: it must be"),
         ([{**ROW, "n": "ten"}], "Row 2 of t.csv has the n 'ten', which is no number"),
         ([{**ROW, "accuracy": "0.9 ± 0.1"}], "which is no number"),
-        ([{**ROW, "accuracy": -0.1}], "Row 2 of t.csv has the accuracy -0.1: a rate is a share"),
+        ([ROW, {**ROW, "group": "b", "accuracy": -0.1}], "Row 3 of t.csv has the accuracy -0.1: a rate is a share"),
         ([{**ROW, "accuracy": 101}], "Row 2 of t.csv has the accuracy 101: a rate is a share"),
         ([ROW, {**ROW, "group": "b"}, {**ROW, "group": "c", "accuracy": 1.2}], "Row 4 of t.csv has the accuracy 1.2,"),
-        ([{"method": "m", "group": "a", "n": 10, "correct": 11}], "Row 2 of t.csv has the correct 11 and 10 images"),
+        ([CORRECT, {**CORRECT, "correct": 11}], "Row 3 of t.csv has the correct 11 and 10 images"),
         ([{"method": "m", "group": "a", "correct": 11}], "has the correct 11 and no number of images"),
         ([ROW, ROW], "Row 2 of t.csv and row 3 are both of m and a, and nothing tells them apart"),
         ([{**ROW, "group": "all"}], "t.csv has no row of a single group"),
@@ -633,6 +703,13 @@ def test_runs_with_other_settings_are_other_methods_and_a_copy_is_none(tmp_path)
     assert sorted(names) == ["erm [precision=]", "erm [precision=fp32]"]
 
 
+def test_a_group_of_a_run_may_have_any_name(tmp_path):
+    path = run(tmp_path / "a") / "metrics.json"
+    path.write_text(path.read_text().replace('"x", "y"', '"all", "best"').replace('"no", "yes"', '"mean", "total"'))
+    results = read_results([tmp_path])
+    assert [list(result.groups) for result in results] == [["all", "best"]] * 2
+
+
 def test_a_damaged_run_is_refused_in_one_sentence(tmp_path):
     path = run(tmp_path / "a") / "metrics.json"
     for content in ("{", "[]", '{"id": 1}', '{"id": 1, "task": {"group_names": 3, "class_names": []}}'):
@@ -658,5 +735,10 @@ def test_a_finding_says_what_was_seen_why_it_matters_and_what_to_do():
 def test_errors_come_first_and_no_name_belongs_to_two_roles(codes):
     near = {"baseline": (811, 272, 269), "b": (812, 273, 268)}
     assert list(codes(table(near, part="val"), table(near))) == ["L003", "L005", "L007"]
+    few = {"a": 900, "b": 300, "c": 20}
+    by_chance = codes(table({"m": (805, 270, 18)}, few))
+    assert [(code, one.severity) for code, (one,) in by_chance.items()] == [
+        ("L005", "warning"), ("L008", "warning"), ("L001", "note")
+    ]  # fmt: skip
     names = [name for names in ROLES.values() for name in names]
     assert len(names) == len(set(names))

@@ -64,7 +64,7 @@ def every_interval(scores, **arguments):
 @sklearn.config_context(skip_parameter_validation=True, assume_finite=True)
 def test_values_agree_with_scikit_learn_under_heavy_ties():
     generator = np.random.default_rng(0)
-    for trial in range(500):
+    for trial in range(400):
         levels = (1, 2, 3, 5, 20, 10**6)[trial % 6]
         score, label, group = some(generator, int(generator.integers(0, 60)), 1 + trial % 3, levels)
         scores = Scores(score, label, group, 1 + trial % 3)
@@ -549,7 +549,7 @@ def test_a_ratio_with_a_perfect_group_has_an_interval():
     generator = np.random.default_rng(16)
     label, group = np.tile([0, 1], 40), np.repeat([0, 1], 40)
     score = np.where(group == 0, label, generator.random(80))
-    ratio = metrics.score_intervals(Scores(score, label, group, 2))["brier_score_ratio"]
+    ratio = metrics.score_intervals(Scores(score, label, group, 2))["brier_score_ratio"]  # of 0 by something
     assert ratio.value == ratio.low == 0
     assert 0.2 < ratio.high < 0.8
 
@@ -568,12 +568,12 @@ def test_the_calibration_error_of_a_small_group_is_not_taken_for_its_own():
 
 
 def covered(interval, truth):
-    return interval.low - 1e-12 <= truth <= interval.high + 1e-12
+    return (interval.low - 1e-12 <= truth) & (truth <= interval.high + 1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 500])
-@pytest.mark.parametrize("lift", [(1.2, 1.2), (1.2, 0.4)])
+@pytest.mark.parametrize("lift", [(1.2, 1.2), (0.6, 2.0)])
 def test_intervals_cover_what_they_say(size, lift):
     generator = np.random.default_rng(size)
     group = np.repeat([0, 1], size)
@@ -582,16 +582,17 @@ def test_intervals_cover_what_they_say(size, lift):
     whole = np.repeat([0, 1], everyone)
     truth = Scores(sharper(generator, label, whole, lift), label, whole, 2)
     auroc = np.array([0.5 * (1 + math.erf(part / 2)) for part in lift])
-    brier = per_group("brier_score", truth)
+    brier, precision = per_group("brier_score", truth), per_group("average_precision", truth)
     hits = []
-    for _ in range(3000):
+    for _ in range(2000):
         label = generator.integers(0, 2, 2 * size)
         scores = Scores(sharper(generator, label, group, lift), label, group, 2)
-        groups = metrics.group_score_intervals(scores, ["auroc", "brier_score"])
-        ends = [groups["auroc"].low <= auroc, auroc <= groups["auroc"].high]
-        ends += [groups["brier_score"].low <= brier, brier <= groups["brier_score"].high]
+        groups = metrics.group_score_intervals(scores)
         gap = metrics.score_intervals(scores, ["auroc_difference"])["auroc_difference"]
-        hits.append([*(ends[0] & ends[1]), *(ends[2] & ends[3]), covered(gap, abs(auroc[0] - auroc[1]))])
+        hit = [covered(groups[name], true) for name, true in (("auroc", auroc), ("brier_score", brier))]
+        hit.append(covered(groups["average_precision"], precision))
+        hit.append(groups["expected_calibration_error"].low == 0)  # all are calibrated
+        hits.append([*np.concatenate(hit), covered(gap, abs(auroc[0] - auroc[1]))])
     share = np.mean(hits, axis=0)
     assert (share > 0.92).all(), share
-    assert (share < 0.98).all(), share
+    assert (share[[0, 1, 2, 3, 8]] < 0.98).all(), share  # average precision and calibration may cover more

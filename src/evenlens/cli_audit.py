@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evenlens import terminal
+from evenlens.errors import UserError
 from evenlens.files import replacing
 
 File = Annotated[Path, typer.Argument(help="A table of predictions (CSV, TSV, Parquet), or a run's folder.")]
@@ -103,6 +104,12 @@ def audit(
 
 def lint(
     tables: Annotated[list[Path], typer.Argument(help="Tables of results (CSV, TSV, Parquet), or folders of runs.")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Method that the others are compared with; found by its name.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="What a column is: group=race,gender. May be given again.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the findings to this JSON file.")] = None,
 ) -> None:
     """Look for mistakes that make tables of results say what they do not show. Exit code 1 where there is an error.
@@ -110,12 +117,20 @@ def lint(
     [bold]Example[/bold]
 
       evenlens lint results.csv appendix.csv
+
+      evenlens lint results.csv --baseline vanilla --column group=race,gender --column accuracy=acc
     """
     import json
 
     from evenlens.audits import lint as linting
 
-    found = linting.lint(tables)
+    columns = {}
+    for pair in column or []:
+        role, equals, names = pair.partition("=")
+        if not equals or not names:
+            raise UserError(f"--column {pair} is not right: write what it is and its name, such as group=race.")
+        columns[role] = names.split(",") if "," in names else names
+    found = linting.lint(tables, columns, baseline)
     colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for finding in found:
         colour = colours[finding.severity]

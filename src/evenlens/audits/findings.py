@@ -161,12 +161,14 @@ class Audit:
         return audit.intervals[name]
 
     def by_group(self, rate: str = "accuracy") -> dict[str, Interval[float]]:
-        """Give a rate of each group with its Wilson interval; for two classes, of the positive one (the second).
+        """Give a rate of each group with its interval; for two classes, of the positive one (the second).
+
+        The interval is Wilson's; where images are of units, of as many images as these are worth.
 
         Raises:
             UserError: there is no such rate, or it is one of each class of several.
         """
-        intervals = metrics.rate_intervals(rate, self.all_counts, self.confidence)
+        intervals = self.rate_intervals(rate)
         if intervals.value.ndim > 1:
             if len(self.class_names) > 2:
                 raise UserError(
@@ -177,6 +179,18 @@ class Audit:
             name: Interval(*(float(field[number]) for field in intervals))
             for number, name in enumerate(self.group_names)
         }
+
+    def rate_intervals(self, rate: str) -> Interval[Floats]:
+        """Give a rate with its intervals, (G,) or (G, C) for a rate of each class; n is the number of images."""
+        plain = metrics.rate_intervals(rate, self.all_counts, self.confidence)
+        rows = self.rows
+        if rows.cluster is None:
+            return plain
+        shape = len(self.class_names), len(self.group_names)
+        units = metrics.cluster_rate_intervals(
+            rate, rows.prediction, rows.label, rows.group.codes, rows.cluster, *shape, self.confidence
+        )
+        return units._replace(n=plain.n)
 
     def chance(self, name: str) -> Chance:
         """Say what a metric would be by chance, if groups of these sizes were treated alike."""

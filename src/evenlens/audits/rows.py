@@ -160,7 +160,7 @@ def _encode(name: str, values: Any) -> Column:
     found = [_word(name, value) for value in encoded.dictionary.to_pylist()]
     levels = in_order(list(dict.fromkeys(found)))
     code = {level: number for number, level in enumerate(levels)}
-    translate = np.array([code[word] for word in found], dtype=np.int64)
+    translate = np.array([code[word] for word in found], dtype=np.int32)  # half the memory of ten million rows
     indices = encoded.indices.to_numpy(zero_copy_only=False)
     return Column(tuple(levels), translate[indices] if len(translate) else np.zeros(0, dtype=np.int64))
 
@@ -226,7 +226,7 @@ def _named(column: Column, names: Sequence[str], kind: str) -> Column:
 
 def _recode(column: Column, classes: tuple[str, ...]) -> np.ndarray:
     if set(column.levels) <= set(classes):
-        translate = np.array([classes.index(level) for level in column.levels], dtype=np.int64)
+        translate = np.array([classes.index(level) for level in column.levels], dtype=np.int32)
     else:
         translate = _named(Column(column.levels, np.arange(len(column.levels))), classes, "class").codes
     return translate[column.codes]

@@ -70,6 +70,7 @@ def machine_readable(audit: Audit) -> dict[str, Any]:
         "title": audit.title,
         "source": audit.rows.where,
         "rows": len(audit.rows),
+        "units": None if audit.rows.cluster is None else len(np.unique(audit.rows.cluster)),
         "confidence": audit.confidence,
         "replicates": audit.replicates,
         "minimum_group_size": audit.minimum,
@@ -143,7 +144,7 @@ def _plain(value: float) -> float | None:
 def _groups(audit: Audit) -> list[dict[str, Any]]:
     sizes = audit.all_counts.sum(axis=(1, 2))
     rates = {name: audit.by_group(name) for name in (RATES if len(audit.class_names) == 2 else RATES[:1])}
-    cells = metrics.rate_intervals("true_positive_rate", audit.all_counts, audit.confidence)
+    cells = audit.rate_intervals("true_positive_rate")
     return [
         {
             "name": name,

@@ -89,25 +89,35 @@ def count(prediction: ArrayLike, label: ArrayLike, group: ArrayLike, num_classes
     if num_classes < 2 or num_groups < 1:
         raise UserError(f"Counting needs two classes and one group at least, not {num_classes} and {num_groups}.")
     columns = [
-        _codes("prediction", prediction, num_classes),
-        _codes("label", label, num_classes),
-        _codes("group", group, num_groups),
+        _checked("prediction", prediction, num_classes),
+        _checked("label", label, num_classes),
+        _checked("group", group, num_groups),
     ]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(str(len(column)) for column in columns)
         raise UserError(f"prediction, label and group must be equally long; they have {lengths} rows.")
     predicted, true, sensitive = columns
-    cell = (sensitive * num_classes + true) * num_classes + predicted
+    cell = np.multiply(
+        sensitive, num_classes, dtype=np.int64
+    )  # bytes would overflow, and copies of all three are large
+    cell += true
+    cell *= num_classes
+    cell += predicted
     size = num_groups * num_classes * num_classes
     return np.bincount(cell, minlength=size).astype(np.int64).reshape(num_groups, num_classes, num_classes)
 
 
 def _codes(name: str, values: ArrayLike, limit: int) -> Counts:
-    """Check that values are (N,) whole numbers in [0, limit); int64, as bytes would overflow in a cell's number."""
+    """Give (N,) whole numbers in [0, limit) as int64."""
+    return _checked(name, values, limit).astype(np.int64)
+
+
+def _checked(name: str, values: ArrayLike, limit: int) -> Counts:
+    """Check that values are (N,) whole numbers in [0, limit)."""
     codes = np.asarray(values)
     if codes.ndim != 1 or (codes.size and codes.dtype.kind not in "iub"):
         raise UserError(f"{name} must be one row of whole numbers; it is {codes.dtype} of shape {codes.shape}.")
     wrong = np.flatnonzero((codes < 0) | (codes >= limit))
     if wrong.size:
         raise UserError(f"{name} must lie between 0 and {limit - 1}; row {wrong[0]} has {codes[wrong[0]]}.")
-    return codes.astype(np.int64)
+    return codes if codes.size else codes.astype(np.int64)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from evenlens.metrics.counts import Counts, Floats
 from evenlens.metrics.gaps import Mask
-from evenlens.metrics.intervals import t_quantile
+from evenlens.metrics.intervals import t_quantile, wilson
 from evenlens.metrics.patterns import cluster_codes
 from evenlens.metrics.rates import divide
 from evenlens.metrics.scores import (
@@ -220,7 +220,8 @@ class Estimates:
                 factor = np.exp(t * np.sqrt(self.variance) / self.top / spread)
             low, high = share / (share + (1 - share) * factor), share / (share + (1 - share) / factor)
         else:
-            low, high = (share - t * np.sqrt(self.low_variance), share + t * np.sqrt(self.variance))
+            low, high = share - t * np.sqrt(self.low_variance), share + t * np.sqrt(self.variance)
+            high = np.maximum(high, wilson(share * self.units, self.units, 2 * probability - 1).high)
         low, high = np.minimum(low, share * (1 - unseen)), np.maximum(high, share + (1 - share) * unseen)
         return self.top * (share - low), self.top * (high - share)
 

@@ -10,7 +10,8 @@ Nothing is drawn, so there is no seed, and the same scores give the same interva
   not known to be perfect.
 - Expected calibration error: chance moves bins apart, so it is too large by nature, the more so the fewer images. The
   low end takes off what chance may have added to the bins that are not clearly wrong, and is 0 for most models that
-  are calibrated; the high end is that of a mean. The interval is wider than it would have to be.
+  are calibrated; the high end is that of a mean, and at least Wilson's. The interval is wider than it would have to
+  be: it seldom calls a difference between groups, where there are few images.
 - Differences, ratios and worst groups: the groups' intervals are combined by MOVER. The largest of many gaps is large
   by chance, so the end that claims a gap holds for all pairs of groups at once (Sidak); the other for any one pair.
 

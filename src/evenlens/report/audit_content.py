@@ -21,7 +21,8 @@ from evenlens.report import standouts
 # groups taken together. Both together are wrong in fewer than one of twenty audits.
 BEYOND = 0.025
 NEEDED = (
-    "evenlens", "created", "title", "source", "rows", "confidence", "replicates", "minimum_group_size", "classes",
+    "evenlens", "created", "title", "source", "rows", "units", "confidence", "replicates", "minimum_group_size",
+    "classes",
     "positive", "sensitive", "overall", "groups", "gaps", "marginals", "scores", "comparison", "caveats", "counts",
 )  # fmt: skip
 
@@ -235,7 +236,7 @@ class Content:
     @property
     def clusters(self) -> int | None:
         """How many units the images are of, where they are no independent observations."""
-        return self.raw.get("clusters")
+        return self["units"]
 
     @property
     def level(self) -> str:

@@ -5,6 +5,7 @@ It is made of the findings' JSON alone, so that it can be made again of that fil
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,29 @@ OUTCOMES = {"passed": "✓ passed", "failed": "✗ failed", "undecided": "? unde
 
 
 def write(content: Mapping[str, Any], path: Path, verdicts: Sequence[Mapping[str, Any]] = ()) -> Path:
-    """Write the page.
+    """Write the page, and beside it what it was made of as JSON (`audit.html` and `audit.json`).
 
     Args:
-        content: the findings, as `Audit.as_dict` gives them and `Audit.to_json` writes them.
+        content: the findings, as `Audit.as_dict` gives them, `Audit.to_json` writes them, or a page has them beside it.
         path: the page; replaced if it is there, and never half-written.
-        verdicts: what became of requirements, as `Verdict.as_dict` gives it.
+        verdicts: what became of requirements, as `Verdict.as_dict` gives it; default: those in the content.
 
     Returns:
         the page's path.
 
     Raises:
-        UserError: these are not the findings of an audit, or the path is that of a JSON file.
+        UserError: these are not the findings of an audit, or the page would be the JSON file.
     """
     path = Path(path)
     if path.suffix == ".json":
-        raise UserError(f"{path} is for the findings themselves: name the page .html.")
-    page = render(Content.of(content), verdicts)
+        raise UserError(f"{path} would be overwritten by the JSON beside the page: name the page .html.")
+    required = [dict(verdict) for verdict in verdicts or content.get("requirements", ())]
+    page = render(Content.of(content), required)
+    beside = json.dumps({**content, **({"requirements": required} if required else {})}, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_text(page, encoding="utf-8")
+    for out, text in ((path.with_suffix(".json"), beside), (path, page)):
+        with replacing(out) as part:
+            part.write_text(text, encoding="utf-8")
     return path
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
-ALL = "all"  # instead of a group or a label: over all of them
+ALL = "(all)"  # instead of a group or a label: over all of them; a group of a run can be called "all"
 FINEST = 1e-9  # no number is taken to be written more finely
 
 
@@ -29,7 +29,8 @@ class Key(NamedTuple):
     label: str = ALL
 
     def __str__(self) -> str:
-        return ", ".join(self.group) + ("" if self.label == ALL else f" / {self.label}")
+        group = ", ".join("all" if name == ALL else name for name in self.group)
+        return group if self.label == ALL else f"{group} / {self.label}"
 
 
 class Number(NamedTuple):

@@ -50,9 +50,12 @@ PEOPLE = ("race", "ethnicity", "gender", "sex", "age", "age_group", "skin", "ski
 SEVERAL = ("group", "dataset", "settings")
 COUNTS = ("correct", "num_correct")
 ERRORS = ("error_rate", "error")  # the rate is what they leave
-OVERALL = (ALL, "overall", "total", "everyone")  # instead of a group or label: over all of them
-SUMMARIES = ("average", "avg", "mean", "worst", "worst_group", "best", "best_group", "min", "max", "gap", "std")
-"""Instead of a group: such rows are about none, and are left out."""
+OVERALL = ("all", "overall", "total", "everyone")  # instead of a group or label: over all of them
+SUMMARIES = (
+    "average", "avg", "mean", "macro_avg", "micro_avg", "weighted_avg", "worst", "worst_group", "best", "best_group",
+    "min", "max", "gap", "std",
+)  # fmt: skip
+"""Instead of a group or label: such rows are about none, and are left out."""
 PARTS = {"valid": "val", "validation": "val", "dev": "val", "testing": "test", "training": "train"}
 YES = ("1", "true", "yes", "y", "x")
 MOST_ROWS, MOST = 1_000_000, 1_000_000_000
@@ -84,8 +87,10 @@ def read_results(tables: Sequence[Path | str], named: Mapping[str, str | Sequenc
     results = []
     for path in paths:
         name = str(path) if sum(other.name == path.name for other in paths) > 1 else path.name or str(path)
-        table, columns_of = (read_runs(path), {}) if path.is_dir() else (read_table(path), wanted)
-        results += _Reading(table, name, columns_of).results()
+        reading = (
+            _Reading(read_runs(path), name, {}, True) if path.is_dir() else _Reading(read_table(path), name, wanted)
+        )
+        results += reading.results()
     return results
 
 
@@ -96,15 +101,17 @@ def plain(name: str) -> str:
 
 
 class _Reading:
-    """One table on its way to results."""
+    """One table on its way to results; in one of runs a word such as "all" is a name like any other."""
 
-    def __init__(self, table: pyarrow.Table, name: str, wanted: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, table: pyarrow.Table, name: str, wanted: Mapping[str, Sequence[str]], of_runs: bool = False
+    ) -> None:
         if not 0 < len(table) <= MOST_ROWS:
             raise UserError(
                 f"{name} has {len(table):,} rows: a table of results has a row for each method and group, and at most "
                 f"{MOST_ROWS:,}."
             )
-        self.table, self.name = table, name
+        self.table, self.name, self.of_runs = table, name, of_runs
         self.columns = self._find(wanted)
         for role, what in (("group", "groups"), ("rate", "rates")):
             if role not in self.columns:
@@ -164,7 +171,7 @@ class _Reading:
             values = self.table.column(name).to_pylist()
             if default is None and None in values:
                 raise UserError(
-                    f"{row_of(self.name, values.index(None))} has no {name}: write one in every row, and '{ALL}' "
+                    f"{row_of(self.name, values.index(None))} has no {name}: write one in every row, and 'all' "
                     "in those that are over all of them."
                 )
             columns.append([value or default or "" for value in values])
@@ -192,19 +199,18 @@ class _Reading:
     def _keys(self) -> tuple[list[Key], list[bool]]:
         """Say whom each row is about, and whether that is somebody: a mean or a gap is about nobody."""
         words = [self._required(name) for name in self.columns["group"]]
-        about = [not any(plain(word) in SUMMARIES for word in row) for row in zip(*words, strict=True)]
-        groups = zip(*([ALL if plain(word) in OVERALL else word for word in column] for column in words), strict=True)
-        labels = [ALL if plain(word) in OVERALL else word for word in self._text("label")]
-        if "label" not in self.columns:
-            labels = [ALL] * len(about)
-        return [Key(*both) for both in zip(groups, labels, strict=True)], about
+        words.append(self._text("label") if "label" in self.columns else [ALL] * len(self.table))
+        about = [self.of_runs or not any(plain(word) in SUMMARIES for word in row) for row in zip(*words, strict=True)]
+        if not self.of_runs:
+            words = [[ALL if plain(word) in OVERALL else word for word in column] for column in words]
+        return [Key(tuple(row[:-1]), row[-1]) for row in zip(*words, strict=True)], about
 
     def _required(self, name: str) -> list[str]:
         values = self.table.column(name).to_pylist()
         if None in values:
             raise UserError(
                 f"{row_of(self.name, values.index(None))} has no {name}: name a group in every row, and write "
-                f"'{ALL}' in those that are over all groups."
+                "'all' in those that are over all groups."
             )
         return values
 
