@@ -16,24 +16,25 @@ HOMES = {"methods", "datasets", "pruning"}
 OUTSIDE = [path for path in HOME.rglob("*.py") if not HOMES & {part.name for part in path.parents}]
 # From the ground up: a module may import from its own floor and those below it.
 FLOORS = [
-    ["errors", "files", "processes", "registry"],
+    ["errors", "files", "processes", "registry", "weights"],
     ["config"],
     ["metrics"],
-    ["data", "datasets", "audits", "engine"],
-    ["merging"],
+    ["data", "datasets", "audits", "engine", "probes", "view", "views"],
+    ["merging", "tone_leak"],
     ["nets", "losses"],
     ["foreign", "measuring", "pruning", "quantising"],
     ["method"],
-    ["methods", "model_file"],
+    ["methods", "model_file", "viewed"],
     ["run_folder"],
+    ["selecting"],
     ["plan"],
     ["run"],
-    ["leakage", "predict", "sweeps", "export"],
+    ["leakage", "predict", "sketching", "sweeps", "export"],
     ["candidates", "compressing", "shipping"],
     ["report"],
     ["api", "cards"],
     ["terminal"],
-    ["cli_audit", "cli_compress", "cli_data", "cli_export"],
+    ["cli_audit", "cli_compress", "cli_data", "cli_export", "cli_sketch", "cli_tone_leak"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -149,3 +149,51 @@ def test_the_names_that_a_configuration_may_hold_are_those_that_there_are():
     from evenlens.config import AUGMENTS
 
     assert tuple(augment.AUGMENTS) == AUGMENTS
+
+
+def test_rotate_flip_jitter_turns_mirrors_and_changes_as_torchvision_does_one_by_one(monkeypatch):
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    from torchvision.transforms import InterpolationMode
+
+    image = augment.rotate_flip_jitter(PIXELS, ROWS, seeded(7)) / 255
+    generator = seeded(7)  # the same draws
+    num = len(ROWS)
+    mirrored = torch.rand(2, num, generator=generator) < 0.5
+    angle = torch.empty(num).uniform_(-20.0, 20.0, generator=generator)
+    brightness, contrast = torch.empty(2, num).uniform_(0.9, 1.1, generator=generator)
+    hue = torch.empty(num).uniform_(-0.1, 0.1, generator=generator)
+    assert mirrored.any(1).all()
+    inside = slice(9, 15)  # where no corner that a turn brings in can be
+    for number, row in enumerate(ROWS):
+        each = PIXELS[row].permute(2, 0, 1) / 255
+        each = functional.hflip(each) if mirrored[0, number] else each
+        each = functional.vflip(each) if mirrored[1, number] else each
+        turn = float(angle[number])
+        each = functional.rotate(each, turn, InterpolationMode.BILINEAR)
+        each = (each * brightness[number]).clamp(0, 1)
+        whole = (image_of_turned(PIXELS[row], mirrored[:, number], turn) * brightness[number]).clamp(0, 1)
+        each = torch.lerp(functional.rgb_to_grayscale(whole).mean(), each, contrast[number]).clamp(0, 1)
+        each = functional.adjust_hue(each, float(hue[number]))
+        assert (image[number] - each)[:, inside, inside].abs().max() < 0.02
+
+
+def image_of_turned(pixels, mirrored, turn):
+    """The turned image, its corners filled by what is mirrored outwards: contrast turns about its mean."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as torchvision
+
+    size = pixels.shape[0]
+    padded = np.pad(pixels.numpy(), ((size, size), (size, size), (0, 0)), mode="symmetric")
+    each = torch.from_numpy(padded).permute(2, 0, 1) / 255
+    each = torchvision.hflip(each) if mirrored[0] else each
+    each = torchvision.vflip(each) if mirrored[1] else each
+    return torchvision.rotate(each, turn, InterpolationMode.BILINEAR)[:, size:-size, size:-size]
+
+
+def test_rotate_flip_jitter_keeps_a_grey_image_grey_and_within_a_tenth():
+    grey = torch.full((1, 16, 16, 3), 100, dtype=torch.uint8)
+    image = augment.rotate_flip_jitter(grey, torch.zeros(300, dtype=torch.long), seeded())
+    assert (image.amax(1) - image.amin(1)).max() < 0.01
+    level = image.mean((1, 2, 3))
+    assert 89.9 < level.min() < 92
+    assert 108 < level.max() < 110.1

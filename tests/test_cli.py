@@ -128,7 +128,7 @@ def test_every_setting_and_metric_is_listed(command):
         (["list", "method"], "Unknown kind of thing to list 'method'; did you mean 'methods'?"),
         (
             ["show", "group_dor"],
-            "Unknown method, data set, metric or run folder 'group_dor'; did you mean 'group_dro'?",
+            "Unknown method, data set, view, metric or run folder 'group_dor'; did you mean 'group_dro'?",
         ),
         (["show", "."], ". is no run: a run's folder holds config.toml and metrics.json"),
         (["show", "x" * 300], "File name too long"),
@@ -275,7 +275,7 @@ def test_ctrl_c_is_one_sentence_and_code_130(command, monkeypatch):
     monkeypatch.setattr(run, "train", interrupted)
     ended = command("train", "tiny", "erm")
     assert ended.code == 130
-    assert ended.err.strip() == "Stopped. The same command goes on after the last finished epoch."
+    assert ended.err.strip() == "Stopped. The same command goes on from what is finished."
 
 
 def test_an_output_that_is_cut_off_is_no_error():

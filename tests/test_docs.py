@@ -179,9 +179,12 @@ def check_what_is_named(command, given):
         for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
             plan.complete(config)
     elif command == "list":
-        assert given["what"] in (None, "methods", "datasets", "metrics", "settings")
+        assert given["what"] in (None, "methods", "datasets", "views", "metrics", "settings")
+    elif command in ("sketch", "tone-leak"):
+        named = given["view"] if isinstance(given["view"], list | tuple) else [given["view"]]
+        assert {*filter(None, named)} <= {*registry.module_names("evenlens.views")}
     elif command == "show" and not given["name"].isupper() and "/" not in given["name"]:
-        places = ("evenlens.methods", "evenlens.datasets")
+        places = ("evenlens.methods", "evenlens.datasets", "evenlens.views")
         assert given["name"] in [*metrics.METRICS, *(name for place in places for name in registry.module_names(place))]
 
 

@@ -120,11 +120,11 @@ def test_weights_with_a_first_layer_for_small_images_say_so(tmp_path):
 
 
 def test_exported_weights_are_weights_from_elsewhere(tmp_path):
-    from evenlens import foreign
+    from evenlens import foreign, weights
 
     method, other = made("resnet18", 64), made("resnet18", 64, PAIR[::-1])
     export.export_weights(method, tmp_path / "w.safetensors")
-    foreign.put(foreign.read(tmp_path / "w.safetensors"), other.net, other.task.class_names)
+    foreign.put(weights.read(tmp_path / "w.safetensors"), other.net, other.task.class_names)
     image = images(64)
     assert torch.allclose(logits(other, image), logits(method, image)[:, [1, 0]], atol=1e-6)
 

@@ -15,8 +15,9 @@ from evenlens.data.dataset import Task
 from evenlens.datasets.fairface import LEVELS
 from evenlens.engine import Precision
 from evenlens.errors import UserError
-from evenlens.foreign import FACE_ROWS, find_rows, put, read
+from evenlens.foreign import FACE_ROWS, find_rows, put
 from evenlens.nets import build
+from evenlens.weights import read
 
 FACES = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
 PAIR = ("cat", "dog")
@@ -276,3 +277,10 @@ def test_it_is_not_taken_for_the_baseline():
     from evenlens.registry import PLAIN, describe
 
     assert describe("evenlens.methods")["foreign"]["stage"] != PLAIN
+
+
+def test_a_web_page_saved_in_place_of_weights_is_called_one(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_text("\n<!DOCTYPE html><html><title>Virus scan warning</title></html>")
+    with pytest.raises(UserError, match="is a web page, not weights"):
+        read(path)

@@ -99,6 +99,9 @@ def test_a_method_that_shows_nothing_is_refused():
         ("quarters", 2.0, 0.1),
         ("quarters", 5.0, 0.01),
         ("quarters", 7.0, 0.001),
+        ("halves", 4.9, 1.0),
+        ("halves", 5.0, 0.1),
+        ("halves", 9.9, 0.1),
     ],
 )
 def test_the_schedules_are_as_documented(schedule, position, factor):

@@ -1,8 +1,8 @@
-"""The cards of the documentation: methods, data sets and settings, written from the code and nowhere else.
+"""The cards of the documentation: methods, data sets, views and settings, written from the code and nowhere else.
 
     python -m evenlens.cards docs
 
-writes methods.md and datasets.md into the folder, and renews the table of settings in guide.md.
+writes methods.md, datasets.md and views.md into the folder, and renews the table of settings in guide.md.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenlens import datasets, methods
+from evenlens import datasets, methods, views
 from evenlens.config import SCALARS, SECTIONS, RunConfig, keyword_options, option_owners
 from evenlens.data.source import Source
 from evenlens.errors import UserError
 from evenlens.method import Method, Range
 from evenlens.registry import PLAIN
+from evenlens.view import View
 
 WRITTEN = "<!-- Written by `python -m evenlens.cards docs` from the classes. Change those, not this file. -->"
 SETTINGS_START, SETTINGS_END = (
@@ -102,6 +103,20 @@ def dataset_cards() -> str:
     return _page(head, [_dataset_card(name, datasets.get(name)) for name in datasets.names()])
 
 
+def view_cards() -> str:
+    """Write the cards of all views."""
+    head = (
+        "# Views\n\n"
+        f"{WRITTEN}\n\n"
+        "One card for each file in `src/evenlens/views/`: what a network is shown in place of the photograph. Any\n"
+        "data set, any view and any method go together: `evenlens train DATASET METHOD data.view=NAME`, and an option\n"
+        "as `view.<option>=VALUE`. What is trained on is drawn once and kept in the cache; the saved model takes\n"
+        "photographs. `evenlens sketch INPUT OUTPUT --view NAME` draws a folder, and `evenlens tone-leak DATASET`\n"
+        "says how much of the skin's tone is left. Drawings are black on white.\n"
+    )
+    return _page(head, [_view_card(name, views.get(name)) for name in views.names()])
+
+
 def settings_table() -> str:
     """Write the table of a run's settings."""
     rows = []
@@ -137,6 +152,7 @@ def pages(folder: Path) -> dict[Path, str]:
     return {
         folder / "methods.md": method_cards(),
         folder / "datasets.md": dataset_cards(),
+        folder / "views.md": view_cards(),
         guide: with_settings(guide.read_text(encoding="utf-8")),
     }
 
@@ -214,6 +230,14 @@ def _dataset_card(name: str, kind: type[Source]) -> str:
     if options:
         tables.append(_table(("option", "default", "what it is"), options))
     return _card(kind.title, doc, facts, [*doc.body, *tables])
+
+
+def _view_card(name: str, kind: type[View]) -> str:
+    doc = read_doc(kind)
+    facts = [("name", f"`{name}`"), ("draws", "lines" if kind.sketches else "no lines: tone stays")]
+    rows = [(f"`view.{key}`", _default(default), doc.arguments[key]) for key, default in keyword_options(kind).items()]
+    table = _table(("option", "default", "what it is"), rows) if rows else "No options."
+    return _card(kind.title, doc, facts, [*doc.body, table])
 
 
 def _card(title: str, doc: Doc, facts: list[tuple[str, str]], middle: list[str]) -> str:

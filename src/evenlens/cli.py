@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from evenlens import __version__, cli_audit, cli_compress, cli_data, cli_export, registry, terminal
+from evenlens import (
+    __version__,
+    cli_audit,
+    cli_compress,
+    cli_data,
+    cli_export,
+    cli_sketch,
+    cli_tone_leak,
+    registry,
+    terminal,
+)
 from evenlens.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -29,6 +39,8 @@ app.command()(cli_audit.audit)
 app.command()(cli_audit.lint)
 app.command()(cli_compress.compress)
 app.command()(cli_export.export)
+app.command("tone-leak")(cli_tone_leak.tone_leak)
+app.command()(cli_sketch.sketch)
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
 INTERRUPTED = 130
 
@@ -55,7 +67,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
-        terminal.err.print("Stopped. The same command goes on after the last finished epoch.")
+        terminal.err.print("Stopped. The same command goes on from what is finished.")
     sys.exit(code)
 
 
@@ -125,7 +137,12 @@ def sweep(
         int | None, typer.Option(help="Runs side by side; default: the cores, or one on a GPU.", min=1)
     ] = None,
     runs: RunsFolder = Path("runs"),
-    page: Annotated[Path | None, typer.Option("--page", help="Also write the report to this HTML file.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page", help="Also write the report to this HTML file; of several tasks, one numbered file each."
+        ),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
     """Make every run of a recipe that is not there yet, side by side, and show the table.
@@ -186,11 +203,11 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="methods, datasets, metrics or settings; default: the first two.")
+        str | None, typer.Argument(help="methods, datasets, views, metrics or settings; default: the first two.")
     ] = None,
 ) -> None:
-    """List methods, data sets, metrics, or the settings of a run."""
-    kinds = ("methods", "datasets", "metrics", "settings")
+    """List methods, data sets, views, metrics, or the settings of a run."""
+    kinds = ("methods", "datasets", "views", "metrics", "settings")
     if what is not None and what not in kinds:
         raise unknown("kind of thing to list", what, kinds)
     for kind in (what,) if what else kinds[:2]:
@@ -203,8 +220,10 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A method, a data set, a metric, or a run's folder.")]) -> None:
-    """Show the card of a method, data set or metric, or the numbers of a run."""
+def show(
+    name: Annotated[str, typer.Argument(help="A method, a data set, a view, a metric, or a run's folder.")],
+) -> None:
+    """Show the card of a method, data set, view or metric, or the numbers of a run."""
     from evenlens import metrics
 
     for package in terminal.PLACES.values():
@@ -223,7 +242,7 @@ def show(name: Annotated[str, typer.Argument(help="A method, a data set, a metri
         known = list(metrics.METRICS)
         for package in terminal.PLACES.values():
             known += registry.module_names(package)
-        raise unknown("method, data set, metric or run folder", name, known)
+        raise unknown("method, data set, view, metric or run folder", name, known)
 
 
 @app.command()
@@ -284,22 +303,26 @@ def _sweep_and_show(
         terminal.err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
     if not outcome.folders:
         return outcome.failed
-    made = [Run.open(folder) for folder in outcome.folders]
-    rows = summary.sort_rows(summary.summarise(made), recipe.baseline)
-    if markdown:
-        print(summary.to_markdown(rows))
-        compressed = compression.find(pages.show(rows, recipe.baseline, sort=False))
-        if compressed:
-            print(f"\n{compression_words.to_markdown(compressed)}")
-    else:
-        terminal.print_rows(rows, recipe.title)
-    for note in made[0].metrics["notes"]:
-        terminal.out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
-    if page:
-        pages.write(
-            made, page, title=recipe.title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows
-        )
-        terminal.out.print(f"Page: {escape(str(page.resolve()))}", soft_wrap=True)
+    tasks = summary.by_task(Run.open(folder) for folder in outcome.folders)
+    for number, (name, made) in enumerate(tasks.items(), start=1):
+        rows = summary.sort_rows(summary.summarise(made), recipe.baseline)
+        title = recipe.title if len(tasks) == 1 else f"{recipe.title}: {name}"
+        if markdown:
+            print(f"\n### {name}\n\n" if len(tasks) > 1 else "", end="")
+            print(summary.to_markdown(rows))
+            compressed = compression.find(pages.show(rows, recipe.baseline, sort=False))
+            if compressed:
+                print(f"\n{compression_words.to_markdown(compressed)}")
+        else:
+            terminal.print_rows(rows, title)
+        for note in made[0].metrics["notes"]:
+            terminal.out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
+        if page:
+            out = page if len(tasks) == 1 else page.with_stem(f"{page.stem}-{number}")
+            pages.write(
+                made, out, title=title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows
+            )
+            terminal.out.print(f"Page: {escape(str(out.resolve()))}", soft_wrap=True)
     return outcome.failed
 
 

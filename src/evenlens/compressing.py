@@ -269,7 +269,7 @@ class _Judging:
     def _predicted(self, run: Run, part: str) -> np.ndarray:
         device = engine.start()
         data = getattr(self.splits.near(device), part).on(device, batch_size=running.EVALUATION_BATCH)
-        return running.predict(run.load().to(device), data).argmax(1).numpy()
+        return running.predict(run.load_method().to(device), data).argmax(1).numpy()
 
 
 def _costs(runs: Sequence[Run], watch: Watch) -> list[_Cost]:

@@ -37,8 +37,10 @@ class Data(Section):
     fit: Literal["stretch", "short_side", "center_crop"] = Field(
         "stretch", description="how an image becomes square; short_side and center_crop keep its aspect and cut"
     )
+    view: str = Field("rgb", description="what the network is shown: rgb, grey or a sketch; see evenlens list views")
+    view_options: dict[str, Any] = Field({}, description="options of the view, given as view.<option>=VALUE")
     augment: str | None = Field(
-        None, description="none, flip, crop_flip, resized_crop_flip or resized_crop_flip_jitter"
+        None, description="none, flip, crop_flip, resized_crop_flip, resized_crop_flip_jitter or rotate_flip_jitter"
     )
     seed: int = Field(1, ge=0, lt=2**63, description="of the split and of injected bias; not of the training")
     tune: float = Field(
@@ -70,8 +72,9 @@ class Train(Section):
     optimizer: Literal["adam", "adamw", "nadam", "sgd"] = Field("adam", description="sgd is with momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
     weight_decay: float = Field(1e-4, ge=0, description="as the optimiser defines it")
-    schedule: Literal["constant", "cosine", "step", "quarters"] = Field(
-        "cosine", description="step: a tenth after each third of the epochs; quarters: after each quarter"
+    schedule: Literal["constant", "cosine", "step", "quarters", "halves"] = Field(
+        "cosine",
+        description="step: a tenth after each third of the epochs; quarters: after each quarter; halves: after half",
     )
 
 
@@ -96,7 +99,8 @@ class RunConfig(Section):
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
-AUGMENTS = ("none", "flip", "crop_flip", "resized_crop_flip", "resized_crop_flip_jitter")
+PHOTOGRAPH = "rgb"  # the view that changes nothing
+AUGMENTS = ("none", "flip", "crop_flip", "resized_crop_flip", "resized_crop_flip_jitter", "rotate_flip_jitter")
 SECTIONS: dict[str, type[Section]] = {"data": Data, "net": Net, "train": Train}
 SCALARS = ("seed", "select", "precision", "base")
 SETTINGS = [*SCALARS, *(f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields)]
@@ -130,7 +134,8 @@ def make_config(dataset: str, method: str, settings: dict[str, Any] | None = Non
     """Build a run's configuration from settings by key.
 
     `data.*`, `net.*` and `train.*` go to their sections, `seed`, `select`, `precision` and `base` to the run; a
-    `data.*` key that no data set shares is an option of this one; all other keys are hyper-parameters of the method.
+    `data.*` key that no data set shares is an option of this one, `view.*` are options of the view; all other keys are
+    hyper-parameters of the method.
     Those with a dot are settings of a run that the method starts from: `teacher.train.epochs=50`.
 
     Raises:
@@ -155,6 +160,8 @@ def _settle(content: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
                 content["data"].setdefault("options", {})[name] = value
             else:
                 raise unknown(f"setting of {section}", name, SECTIONS[section].model_fields, SETTINGS)
+        elif dot and section == "view":
+            content["data"].setdefault("view_options", {})[name] = value
         elif key in SCALARS:
             content[key] = str(value) if key == "base" else value  # a path may look like a number
         else:

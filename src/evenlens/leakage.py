@@ -8,44 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from evenlens import engine, metrics
+from evenlens import engine
 from evenlens import run as running
 from evenlens.data.dataset import FairDataset
 from evenlens.errors import unknown
 from evenlens.files import replacing
 from evenlens.methods._input_repair import features_and_logits
+from evenlens.probes import DISCRIMINATORS, Rows, Told, tell
 from evenlens.run import Run, Watch, silent
 
 OF = ("logits", "features")
 PARTS = ("test", "val")
-DISCRIMINATORS = ("linear", "mlp")
-STEPS, HIDDEN, LEARNING_RATE, DECAY = 300, 64, 0.01, 0.01
-
-
-@dataclass(frozen=True)
-class Told:
-    """How well one discriminator tells the groups of some images.
-
-    Attributes:
-        label: which images, by the class's name; "" for all.
-        discriminator: "linear" or "mlp".
-        balanced_accuracy: mean over the groups of the share that is recognised; NaN where it is undefined.
-        low: end of its 95 % interval, over test images, the discriminator being fixed.
-        high: the other end.
-        chance: what guessing gives: one over the number of groups.
-        num_images: that it was judged on.
-    """
-
-    label: str
-    discriminator: str
-    balanced_accuracy: float
-    low: float
-    high: float
-    chance: float
-    num_images: int
 
 
 @dataclass(frozen=True)
@@ -70,19 +44,6 @@ class Leakage:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             part.write_text(json.dumps(content, indent=1))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a discriminator is shown: inputs (N, F), labels (N,) and groups (N,) of the same images, on the CPU."""
-
-    inputs: Tensor
-    label: Tensor
-    group: Tensor
-
-    def keep(self, mask: Tensor) -> Rows:
-        """Keep the rows where the mask (N,) is true."""
-        return Rows(self.inputs[mask], self.label[mask], self.group[mask])
 
 
 def measure(run: Run, of: str = "logits", part: str = "test", seed: int = 0, watch: Watch = silent) -> Leakage:
@@ -123,61 +84,6 @@ def measure(run: Run, of: str = "logits", part: str = "test", seed: int = 0, wat
     return Leakage(of, part, told)
 
 
-def tell(fit: Rows, judge: Rows, discriminator: str, seed: int = 0, label: str = "") -> Told:
-    """Fit one discriminator and judge it; groups that are not on both sides are left out.
-
-    Args:
-        fit: what it learns from.
-        judge: what it is judged on.
-        discriminator: "linear" or "mlp".
-        seed: of its weights.
-        label: which images these are.
-    """
-    groups = np.intersect1d(fit.group.numpy(), judge.group.numpy())
-    if len(groups) < 2:
-        return Told(label, discriminator, *(float("nan"),) * 4, len(judge.group))
-    fit, judge = (each.keep(torch.isin(each.group, torch.from_numpy(groups))) for each in (fit, judge))
-    true = [torch.from_numpy(np.searchsorted(groups, each.group.numpy())) for each in (fit, judge)]
-    scale, centre = torch.std_mean(fit.inputs, dim=0, correction=0)
-    scale = torch.where(scale > 0, scale, torch.inf)
-    guess = _fitted((fit.inputs - centre) / scale, true[0], discriminator, len(groups), seed)
-    counts = metrics.count(
-        guess((judge.inputs - centre) / scale).numpy(), true[1].numpy(), np.zeros(len(true[1]), int), len(groups), 1
-    )
-    value, low, high, n = metrics.bootstrap("balanced_accuracy", counts, fixed="none")
-    return Told(label, discriminator, value, low, high, 1 / len(groups), int(n))
-
-
-class _Guess:
-    """A fitted discriminator: inputs (N, F) to numbers of groups (N,)."""
-
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
-        self.net, self.device = net, device
-
-    @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        return self.net(inputs.to(self.device)).argmax(1).cpu()
-
-
-def _fitted(inputs: Tensor, group: Tensor, discriminator: str, num_groups: int, seed: int) -> _Guess:
-    """Fit on all rows at once, each group weighing the same."""
-    device, size = engine.start(), inputs.shape[1]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        hidden = [nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, num_groups)]
-        net = (nn.Linear(size, num_groups) if discriminator == "linear" else nn.Sequential(*hidden)).to(device)
-    inputs, group = inputs.to(device), group.to(device)
-    weight = len(group) / (num_groups * torch.bincount(group, minlength=num_groups).float())
-    optimiser = torch.optim.AdamW(net.parameters(), LEARNING_RATE, weight_decay=DECAY)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        functional.cross_entropy(net(inputs), group, weight).backward()
-        optimiser.step()
-        falling.step()
-    return _Guess(net, device)
-
-
 def _logits(run: Run, part: str) -> Rows:
     columns = run.predictions(part)
     names = sorted((name for name in columns if name.startswith("logit.")), key=lambda name: int(name[6:]))
@@ -191,7 +97,7 @@ def _features(run: Run, part: str, watch: Watch) -> dict[str, Rows]:
     splits = running.load_data(run.config, watch).splits
     running.pin(run.config, splits)
     device = engine.start()
-    method = run.load().to(device)
+    method = run.load_method().to(device)
     found = {}
     for name in {"val", part}:
         data: FairDataset = getattr(splits, name).on(device, batch_size=running.EVALUATION_BATCH)

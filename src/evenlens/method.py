@@ -249,13 +249,16 @@ def schedule_factor(schedule: str, position: float, epochs: int) -> float:
     """Give the share of the learning rate at a time in epochs, in [0, epochs).
 
     `cosine` falls from 1 to 0 along half a wave; `step` is a tenth from epoch floor(E/3) on, and a hundredth from
-    floor(2E/3); `quarters` goes on so after each quarter of the epochs.
+    floor(2E/3); `quarters` goes on so after each quarter of the epochs; `halves` is a tenth
+    from epoch floor(E/2) on.
     """
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * position / epochs))
     if schedule == "step":
         passed = (position >= epochs // 3) + (position >= 2 * epochs // 3) if epochs >= 3 else 0
         return 0.1**passed
+    if schedule == "halves":
+        return 0.1 if 0 < epochs // 2 <= position else 1.0
     if schedule == "quarters":
         return 0.1 ** sum(position >= quarter * epochs // 4 > 0 for quarter in (1, 2, 3))
     return 1.0

@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from evenlens import methods
-from evenlens.config import RunConfig, read_config
+from evenlens import methods, views
+from evenlens.config import PHOTOGRAPH, RunConfig, read_config
 from evenlens.data.dataset import Task
 from evenlens.errors import UserError
 from evenlens.files import replacing
 from evenlens.method import Method
+from evenlens.view import View
+from evenlens.viewed import Viewed
 
 FORMAT = "1"
+VIEW = "view."  # before the names of what belongs to the view; no method has a part of this name
 
 
 Required = Method | nn.ModuleList
@@ -62,11 +65,26 @@ def save_model(path: Path, description: str, state: dict[str, Tensor]) -> None:
 
 
 def load_model(path: Path) -> Method:
-    """Build the method of a model file and load its state, ready to predict.
+    """Build what a model file deploys, ready to predict photographs: its view is part of it.
+
+    Raises:
+        UserError: as in `load_method`.
+    """
+    method, view = _load(path)
+    return Viewed(method, view).eval().requires_grad_(False) if view else method
+
+
+def load_method(path: Path) -> Method:
+    """Build the method of a model file as it was trained, for images as its view shows them.
 
     Raises:
         UserError: no such file, another format, a damaged one, or tensors that do not fit.
     """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[Method, View | None]:
+    """Build a file's method, and its view where that is not the photograph."""
     if not path.is_file():
         raise UserError(f"There is no model at {path}: name a run folder or its model.safetensors.")
     try:
@@ -82,6 +100,10 @@ def load_model(path: Path) -> Method:
         )
     try:
         method = _build(json.loads(metadata["description"]))
+        view = build_view(method.config)
+        if view:
+            of_view = {name: state.pop(f"{VIEW}{name}") for name in view.state_dict()}
+            view.load_state_dict(of_view)
         deployed = deployed_names(method)
         if set(state) != set(deployed):
             raise KeyError(sorted(set(state) ^ set(deployed))[0])
@@ -92,7 +114,22 @@ def load_model(path: Path) -> Method:
         raise UserError(
             f"{path} does not fit its own description ({_in_brief(error)}): copy the file again, or train it again."
         ) from None
-    return method.eval().requires_grad_(False)
+    return method.eval().requires_grad_(False), view
+
+
+def build_view(config: RunConfig) -> View | None:
+    """Build the view of a run, without what it reads from files; nothing where it is the photograph."""
+    data = config.data
+    return None if data.view == PHOTOGRAPH else views.build(data.view, data.view_options)
+
+
+def view_state(config: RunConfig) -> dict[str, Tensor]:
+    """Give the weights and buffers of a run's view, read from its files, by their names in a model file."""
+    view = build_view(config)
+    if view is None:
+        return {}
+    view.prepare()
+    return {f"{VIEW}{name}": value.contiguous() for name, value in view.state_dict().items()}
 
 
 def _build(description: dict[str, Any]) -> Method:

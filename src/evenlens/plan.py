@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from evenlens import datasets, methods, metrics, model_file, nets
+from evenlens import datasets, methods, model_file, nets
 from evenlens.config import SECTIONS, Net, RunConfig, changed, signature_options
 from evenlens.data import source
 from evenlens.data.dataset import Task
 from evenlens.errors import UserError, unknown
 from evenlens.method import Method
 from evenlens.run_folder import Run
+from evenlens.selecting import Rule
 
 
 def complete(config: RunConfig) -> RunConfig:
@@ -25,9 +26,7 @@ def complete(config: RunConfig) -> RunConfig:
     """
     config = located(config)
     kind, method = datasets.get(config.dataset, config.data.root), methods.get(config.method)
-    rules = ("last", *metrics.METRICS)
-    if config.select not in rules:
-        raise unknown("rule to select by", config.select, rules)
+    Rule.of(config.select)
     required = {key: value for key, value in config.options.items() if key.partition(".")[0] in method.requires}
     options = {key: value for key, value in config.options.items() if key not in required}
     for key in options:
@@ -88,7 +87,7 @@ def required_config(config: RunConfig, name: str, target: str | None) -> RunConf
     needs = methods.get(config.method).requires[name]
     settings = {key.partition(".")[2]: value for key, value in config.options.items() if key.startswith(f"{name}.")}
     for key in settings:
-        if key.startswith("data."):
+        if key.startswith(("data.", "view.")):
             raise UserError(f"{name}.{key} is not allowed: what {config.method} starts from has the same data.")
         if name in config.options:
             raise UserError(f"{name}.{key} is given, and {name} as a run that is made already: leave out one of them.")

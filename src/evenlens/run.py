@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from evenlens import __version__, datasets, engine, methods, metrics, model_file, nets
-from evenlens.config import RunConfig, to_toml
+from evenlens import __version__, datasets, engine, methods, metrics, model_file, nets, tone_leak
+from evenlens.config import PHOTOGRAPH, RunConfig, to_toml
 from evenlens.data import source
 from evenlens.data.dataset import FairDataset, Splits, Task
 from evenlens.data.source import Loaded
@@ -32,6 +32,7 @@ from evenlens.files import replacing
 from evenlens.method import Diverged, Log, Method
 from evenlens.plan import complete, located, named_runs, required_config, started_from
 from evenlens.run_folder import FORMAT, Run, measure, refuse_seen, write_images, write_predictions
+from evenlens.selecting import LAST, Rule
 
 EVALUATION_BATCH = 512
 
@@ -48,6 +49,12 @@ def load_data(config: RunConfig, watch: Watch = silent) -> Loaded:
     config = located(config)
     kind = datasets.get(config.dataset, config.data.root)
     return source.load(config.dataset, kind, config.data, lambda done, total: watch("images", done, total))
+
+
+def of_photographs(config: RunConfig) -> RunConfig:
+    """Give a run's configuration for the photographs that its view was shown; their fingerprint is the same."""
+    data = config.data.model_copy(update={"view": PHOTOGRAPH, "view_options": {}})
+    return config.model_copy(update={"data": data})
 
 
 def pin(config: RunConfig, splits: Splits) -> RunConfig:
@@ -91,9 +98,9 @@ def train(
     config = pin(config, loaded.splits)
     folder = folder_of(config, runs)
     if not folder.exists():
-        if config.select != "last":  # with right predictions: said before training where no prediction could help
-            val = loaded.splits.val
-            score(config.select, metrics.count(val.label, val.label, val.group, *_shape(val.task)), loaded.splits)
+        val = loaded.splits.val  # with right predictions: said before training where no prediction could help
+        right = metrics.count(val.label, val.label, val.group, *_shape(val.task))
+        Rule.of(config.select).measured(right, loaded.splits.train.cell_counts().numpy())
         for run in started_from(config):
             refuse_seen(run, config.dataset, loaded.splits)
         partial = folder.with_name(f".{folder.name}.partial")
@@ -133,7 +140,7 @@ def required_runs(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch) -
 def load_required(config: RunConfig, found: dict[str, list[Run]]) -> dict[str, model_file.Required]:
     """Load what `required_runs` found, as a method's constructor takes it."""
     each = {name for name, needs in methods.get(config.method).requires.items() if needs.target == "each"}
-    loaded = {name: [run.load() for run in made] for name, made in found.items()}
+    loaded = {name: [run.load_method() for run in made] for name, made in found.items()}
     return {name: nn.ModuleList(made) if name in each else made[0] for name, made in loaded.items()}
 
 
@@ -161,21 +168,6 @@ def counts_of(logits: Tensor, part: FairDataset) -> np.ndarray:
 
 def _shape(task: Task) -> tuple[int, int]:
     return task.num_classes, task.num_groups
-
-
-def score(rule: str, counts: np.ndarray, splits: Splits) -> float:
-    """Compute the metric that a run selects by from counts of its validation images.
-
-    Raises:
-        UserError: it is undefined.
-    """
-    value = metrics.evaluate(counts, [rule], splits.train.cell_counts().numpy())[rule]
-    if np.isnan(value):
-        raise UserError(
-            f"select={rule} is undefined on the validation images: a label or group that it needs has none there. "
-            "Choose another rule, such as select=balanced_accuracy or select=last."
-        )
-    return value
 
 
 @dataclass
@@ -207,7 +199,7 @@ class _Making:
         self.method.stepped = self._stepped
         self.deployed = model_file.deployed_names(self.method)  # what `prepare` adds serves training only
         if config.base:
-            base = started_from(config)[0].load()
+            base = started_from(config)[0].load_method()
             nets.go_on_from(self.method.net, splits.task, base.net, base.task)
         precision = self._choose_precision()
         for net in self.method.modules():
@@ -261,13 +253,12 @@ class _Making:
                     "or precision=fp32 may help."
                 )
             counts = counts_of(logits, self.val)
-            rule = self.config.select
+            rule, cells = Rule.of(self.config.select), self.loaded.splits.train.cell_counts().numpy()
             entry["val_accuracy"] = float(metrics.get("accuracy")(counts))
-            value = float(len(self.log)) if rule == "last" else score(rule, counts, self.loaded.splits)
-            if rule != "last":
-                entry[f"val_{rule}"] = value
-            sign = -1.0 if rule != "last" and metrics.get(rule).direction == "lower" else 1.0
-            if not self.best or sign * value > sign * self.best["score"]:
+            value = rule.score(logits, self.val.label.cpu(), counts, cells)
+            if rule.name != LAST:
+                entry[f"val_{rule.name}"] = value
+            if not self.best or rule.prefers(value, self.best["score"]):
                 state = model_file.pick(self.method, self.deployed)
                 self.best = {"score": value, "epoch": entry["epoch"], "logits": logits, "state": state}
             entry["evaluation_seconds"] = round(time.perf_counter() - trained, 3)
@@ -336,15 +327,27 @@ class _Making:
                 "counts": counts.tolist(),
                 "metrics": measure(counts, train_cells),
             }
+        if leak := self._tone_leak():
+            content["tone_leak"] = leak.as_dict()
         self._write_log()  # a run that was killed while writing it, after its last epoch, writes it here
         (self.partial / "metrics.json").write_text(json.dumps(content, indent=1))
         (self.partial / "config.toml").write_text(to_toml(config))
         (self.partial / "environment.json").write_text(json.dumps(self._environment(precision), indent=1))
         write_predictions(self.partial / "predictions.parquet", parts)
         write_images(self.partial / "images.parquet", splits, started_from(config))
-        model_file.save_model(self.partial / "model.safetensors", model_file.describe(self.method), self.best["state"])
+        state = {**self.best["state"], **model_file.view_state(config)}
+        model_file.save_model(self.partial / "model.safetensors", model_file.describe(self.method), state)
         for leftover in ("checkpoint.pt", "precision.json"):
             (self.partial / leftover).unlink(missing_ok=True)
+
+    def _tone_leak(self) -> tone_leak.ToneLeak | None:
+        """Measure what a sketch that was trained on lets through of tone; test images are not looked at."""
+        view = model_file.build_view(self.config)
+        if view is None or not view.sketches:
+            return None
+        view.prepare()
+        photographs = load_data(of_photographs(self.config)).splits
+        return tone_leak.measure(view, photographs, self.loaded.splits, watch=self.watch)
 
     def _environment(self, precision: engine.Precision) -> dict[str, Any]:
         return {

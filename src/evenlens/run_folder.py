@@ -114,8 +114,12 @@ class Run:
         return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
     def load(self) -> Method:
-        """Build the trained method, ready to predict."""
+        """Build what the run deploys, ready to predict photographs."""
         return model_file.load_model(self.folder / "model.safetensors")
+
+    def load_method(self) -> Method:
+        """Build the method as it was trained, for images as the run's view shows them."""
+        return model_file.load_method(self.folder / "model.safetensors")
 
 
 def damaged(path: Path, why: object) -> UserError:

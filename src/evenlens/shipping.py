@@ -173,7 +173,7 @@ class _Exporting:
         if self.wanted.to != "onnx" or not (self.wanted.int8 or self.wanted.report):
             return None
         try:
-            splits = running.load_data(self.run.config, self.watch).splits
+            splits = running.load_data(running.of_photographs(self.run.config), self.watch).splits
             running.pin(self.run.config, splits)
             return splits
         except UserError as error:

@@ -31,6 +31,7 @@ TOP = (
     "data",
     "net",
     "train",
+    "view",
     "options",
 )
 
@@ -60,8 +61,9 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     """Make one configuration for each combination of a recipe's alternatives.
 
     Args:
-        content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
-            `options.<method>` for the hyper-parameters of one method. A run's config.toml is a recipe for one run.
+        content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`,
+            `view`; `options.<method>` for the hyper-parameters of one method. A run's config.toml is a recipe for one
+            run.
         name: title where the recipe has none.
 
     Raises:
@@ -73,13 +75,13 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     for key in ("dataset", "method"):
         if not content.get(key):
             raise UserError(f"A recipe needs {key} = a name or a list of names; this one has none.")
-    for key in ("data", "net", "train", "options"):
+    for key in ("data", "net", "train", "view", "options"):
         _check_table(key, content.get(key, {}))
     for key in ("title", "about", "baseline"):
         if not isinstance(content.get(key, ""), str):
             raise UserError(f"A recipe's {key} is text; this one has {key} = {content[key]!r}.")
     choices: dict[str, list[Any]] = {key: _listed(content[key]) for key in SCALARS if key in content}
-    for section in ("data", "net", "train"):
+    for section in ("data", "net", "train", "view"):
         for key, value in content.get(section, {}).items():
             setting = f"{section}.{key}"
             choices[setting] = (

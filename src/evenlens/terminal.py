@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
-PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets"}
+PLACES = {"methods": "evenlens.methods", "datasets": "evenlens.datasets", "views": "evenlens.views"}
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def print_leakage(found: Leakage) -> None:
 
 
 def list_cards(kind: str) -> None:
-    """Print a line for each method or data set."""
+    """Print a line for each method, data set or view."""
     table = Table(title=kind, title_justify="left", show_lines=False)
     table.add_column("name", style="bold", no_wrap=True)
     table.add_column("what it is")
@@ -220,14 +220,14 @@ def list_settings() -> None:
 
 
 def show_card(package: str, name: str) -> None:
-    """Print all that is known about a method or a data set."""
+    """Print all that is known about a method, a data set or a view."""
     import inspect
+    from importlib import import_module
 
-    from evenlens import datasets, methods
     from evenlens.cards import read_doc
     from evenlens.config import keyword_options
 
-    kind: Any = (methods if package.endswith("methods") else datasets).get(name)
+    kind: Any = import_module(package).get(name)
     out.print(f"[bold]{escape(kind.title)}[/] ({name})\n")
     out.print(escape(inspect.getdoc(kind) or ""), highlight=False)
     if package.endswith("datasets"):
@@ -238,6 +238,6 @@ def show_card(package: str, name: str) -> None:
             out.print(f"  data.protocol={protocol_name}: {escape(protocol.summary)}")
     told, explained = inspect.getdoc(kind) or "", read_doc(kind).arguments
     for option, default in keyword_options(kind).items():
-        prefix = "" if package.endswith("methods") else "data."
+        prefix = {PLACES["datasets"]: "data.", PLACES["views"]: "view."}.get(package, "")
         more = "" if f"    {option}: " in told else f"  ({explained[option]})"
         out.print(escape(f"  {prefix}{option}={default}{more}"), highlight=False)

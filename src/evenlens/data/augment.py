@@ -75,6 +75,32 @@ def resized_crop_flip_jitter(pixels: Tensor, rows: Tensor, generator: torch.Gene
     return _jitter(image, *factor)
 
 
+def rotate_flip_jitter(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn and mirror, for images without an up or down, and change brightness, contrast and hue a little.
+
+    Mirrored left to right and top to bottom, each every other time; turned by up to 20 degrees either way, the corners
+    filled with what is mirrored outwards; brightness and contrast times 0.9 to 1.1, hue turned by up to a tenth of the
+    circle. The sketching study's augmentation of skin lesions (arXiv 2211.00168), whose corners were black.
+    """
+    from kornia.enhance import adjust_hue
+
+    num, height, width = len(rows), pixels.shape[1], pixels.shape[2]
+    mirrored = torch.where(torch.rand(2, num, generator=generator) < 0.5, -1.0, 1.0)
+    angle = torch.empty(num).uniform_(-20.0, 20.0, generator=generator).deg2rad()
+    factor = torch.empty(2, num, 1, 1, 1).uniform_(0.9, 1.1, generator=generator)
+    hue = torch.empty(num).uniform_(-0.1, 0.1, generator=generator) * 2 * torch.pi
+    theta = torch.zeros(num, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * mirrored[0], -angle.sin() * mirrored[0] * height / width
+    theta[:, 1, 0], theta[:, 1, 1] = angle.sin() * mirrored[1] * width / height, angle.cos() * mirrored[1]
+    rows, theta, factor, hue = _on(pixels.device, rows, theta, factor, hue)
+    image = pixels[rows].permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(theta, [num, 3, height, width], align_corners=False)
+    turned = functional.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+    brightness, contrast = factor.unbind()
+    changed = _jitter(turned, brightness, contrast, torch.ones_like(contrast))
+    return adjust_hue(changed / 255.0, hue).clamp_(0, 1) * 255.0
+
+
 def _jitter(image: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Multiply brightness, then contrast, then saturation, of images in [0, 255] by a factor of each (B, 1, 1, 1)."""
     image = (image * brightness).clamp_(0, 255)
@@ -105,7 +131,7 @@ def _resized_window(pixels: Tensor, rows: Tensor, generator: torch.Generator, sm
 
 
 AUGMENTS: dict[str, Augment] = {
-    f.__name__: f for f in (none, flip, crop_flip, resized_crop_flip, resized_crop_flip_jitter)
+    f.__name__: f for f in (none, flip, crop_flip, resized_crop_flip, resized_crop_flip_jitter, rotate_flip_jitter)
 }
 
 

@@ -7,7 +7,8 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,13 @@ FITS = ("stretch", "short_side", "center_crop")
 
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
+
+Shape = tuple[int, ...]
+Damaged = dict[int, str]
+Chunk = tuple[int, Damaged, int]
+"""A chunk whose images lie in the store: its first row, why some are damaged, its checksum."""
+Fill = Callable[[Path, Shape, list[int]], Generator[Chunk, None, None]]
+"""(folder, shape, first rows of the chunks wanted) -> the chunks, as they are made."""
 
 
 def cache_folder() -> Path:
@@ -84,19 +92,30 @@ def decode(data: bytes, size: int, fit: str = "stretch") -> np.ndarray:
     Raises:
         OSError: the bytes are damaged, truncated or no image.
     """
+    wanted = _reach(size, fit)
+    return _resize(upright(data, wanted), size, fit)
+
+
+def upright(data: bytes, reach: int = 0) -> Image.Image:
+    """Decode an image file's bytes to an upright RGB image of any size; otherwise as `decode`.
+
+    Args:
+        data: the file.
+        reach: a JPEG may be decoded to a smaller size, but no side below this; 0 for its own size.
+
+    Raises:
+        OSError: the bytes are damaged, truncated or no image.
+    """
     import simplejpeg
 
-    wanted = _reach(size, fit)
     if data.startswith(b"\xff\xd8\xff") and b"Exif\0\0" not in data:  # Exif may ask for a turn, which Pillow does
         try:
-            pixels = simplejpeg.decode_jpeg(data, min_height=wanted, min_width=wanted)
+            return Image.fromarray(simplejpeg.decode_jpeg(data, min_height=reach, min_width=reach))
         except ValueError:
             pass  # an unusual colour space, or damage: Pillow reads the one and names the other
-        else:
-            return _resize(Image.fromarray(pixels), size, fit)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _resize(_rgb(ImageOps.exif_transpose(image)), size, fit)
+            return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise OSError("no image, or a damaged one" if data else "an empty file") from None
     except Exception as error:  # a damaged file can make Pillow raise anything
@@ -165,22 +184,35 @@ def open_store(
         name: starts the folder's name, for people who look into the cache.
         progress: called after every chunk.
     """
-    key = hashlib.blake2b(f"{FORMAT}\n{source}".encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    folder = cache_folder() / "images" / f"{name}-{size}px-{key}"
     shape = (len(items), size, size, 3)
+    return open_filled(shape, partial(_fill_on_all_cores, items, make), source=source, name=name, progress=progress)
+
+
+def open_filled(shape: Shape, fill: Fill, *, source: str, name: str, progress: Progress | None = None) -> ImageStore:
+    """Open a store, and have the chunks filled that it lacks; a killed run goes on where it was.
+
+    Args:
+        shape: (N, size, size, 3).
+        fill: makes chunks of `CHUNK` images in the store's files, which `mapped` opens.
+        source: text that names everything that the pixels depend on, besides the size.
+        name: starts the folder's name, for people who look into the cache.
+        progress: called after every chunk.
+    """
+    key = hashlib.blake2b(f"{FORMAT}\n{source}".encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    folder = cache_folder() / "images" / f"{name}-{shape[1]}px-{key}"
     header = _header(folder, shape)
     if not header:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second process waits, and then finds the store complete
             if not _header(folder, shape):
-                _make_all(folder, shape, items, make, progress)
+                _make_all(folder, shape, fill, progress)
         header = _header(folder, shape)
     pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r", shape=shape)
     digests = np.fromfile(folder / "digests.i64", dtype=np.int64)
     return ImageStore(pixels, header["fingerprint"], {int(k): why for k, why in header["damaged"].items()}, digests)
 
 
-def _header(folder: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+def _header(folder: Path, shape: Shape) -> dict[str, Any]:
     """Read what `_make_all` wrote last; nothing, unless the store is whole."""
     try:
         header = json.loads((folder / "store.json").read_text())
@@ -192,12 +224,7 @@ def _header(folder: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     return header if whole else {}
 
 
-def _make_all(
-    folder: Path, shape: tuple[int, ...], items: Sequence[Any], make: Callable, progress: Progress | None
-) -> None:
-    import loky
-    from loky.process_executor import BrokenProcessPool
-
+def _make_all(folder: Path, shape: Shape, fill: Fill, progress: Progress | None) -> None:
     pixels, digests, journal = folder / "pixels.u8", folder / "digests.i64", folder / "journal.jsonl"
     for path, num_bytes in ((pixels, int(np.prod(shape))), (digests, 8 * shape[0])):
         if not path.exists() or path.stat().st_size != num_bytes:
@@ -208,24 +235,13 @@ def _make_all(
                 file.truncate(num_bytes)
     done = _read_journal(journal, folder, shape)
     waiting = [start for start in range(0, shape[0], CHUNK) if start not in done]
-    workers = min(cores(), len(waiting)) or 1
-    tasks = ((make, items[start : start + CHUNK], start, folder, shape) for start in waiting)
-    pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
-    try:
-        with journal.open("a") as log:
-            for start, damaged, check in _bounded_map(pool, tasks, 4 * workers):
-                done[start] = damaged
-                log.write(json.dumps({"start": start, "damaged": damaged, "check": check}) + "\n")
-                log.flush()
-                if progress:
-                    progress(min(len(done) * CHUNK, shape[0]), shape[0])
-    except BrokenProcessPool:
-        raise UserError(
-            "A process that makes images was ended from outside, as happens when memory runs out: make room, and the "
-            "same command goes on where it was."
-        ) from None
-    finally:
-        pool.shutdown(kill_workers=len(done) < len(range(0, shape[0], CHUNK)))  # stopped early: wait for nobody
+    with journal.open("a") as log, closing(fill(folder, shape, waiting)) as chunks:
+        for start, damaged, check in chunks:
+            done[start] = damaged
+            log.write(json.dumps({"start": start, "damaged": damaged, "check": check}) + "\n")
+            log.flush()
+            if progress:
+                progress(min(len(done) * CHUNK, shape[0]), shape[0])
     damaged_all = {row: why for found in done.values() for row, why in sorted(found.items())}
     header = {"fingerprint": _fingerprint(pixels), "damaged": damaged_all}
     with replacing(folder / "store.json") as part:
@@ -233,7 +249,30 @@ def _make_all(
     journal.unlink()
 
 
-def _read_journal(path: Path, folder: Path, shape: tuple[int, ...]) -> dict[int, dict[int, str]]:
+def _fill_on_all_cores(
+    items: Sequence[Any], make: Callable, folder: Path, shape: Shape, waiting: list[int]
+) -> Generator[Chunk, None, None]:
+    """Make each image in some process, a chunk at a time."""
+    import loky
+    from loky.process_executor import BrokenProcessPool
+
+    workers = min(cores(), len(waiting)) or 1
+    tasks = ((make, items[start : start + CHUNK], start, folder, shape) for start in waiting)
+    pool = loky.ProcessPoolExecutor(workers, timeout=30)  # without it, workers of a killed parent wait for ever
+    whole = False
+    try:
+        yield from _bounded_map(pool, tasks, 4 * workers)
+        whole = True
+    except BrokenProcessPool:
+        raise UserError(
+            "A process that makes images was ended from outside, as happens when memory runs out: make room, and the "
+            "same command goes on where it was."
+        ) from None
+    finally:
+        pool.shutdown(kill_workers=not whole)  # stopped early: wait for nobody
+
+
+def _read_journal(path: Path, folder: Path, shape: Shape) -> dict[int, Damaged]:
     """Read which chunks are done, and cut off the last line where a killed run left half of one.
 
     Nothing is written through to the disk chunk by chunk, which would take longer than the decoding. After a power
@@ -242,9 +281,9 @@ def _read_journal(path: Path, folder: Path, shape: tuple[int, ...]) -> dict[int,
     try:
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        pixels, digests = _mapped(folder, shape)
+        pixels, digests = mapped(folder, shape)
         entries = [json.loads(line) for line in whole.splitlines()]
-        entries = [entry for entry in entries if _checksum(pixels, digests, entry["start"]) == entry["check"]]
+        entries = [entry for entry in entries if checksum(pixels, digests, entry["start"]) == entry["check"]]
         done = {entry["start"]: {int(k): why for k, why in entry["damaged"].items()} for entry in entries}
     except (FileNotFoundError, ValueError, KeyError):
         whole, text, done = "", "", {}
@@ -253,7 +292,7 @@ def _read_journal(path: Path, folder: Path, shape: tuple[int, ...]) -> dict[int,
     return done
 
 
-def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tuple[int, dict[int, str], int]]:
+def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[Chunk]:
     """Run tasks in any order with at most `ahead` of them handed out, so that memory stays flat."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
@@ -269,10 +308,8 @@ def _bounded_map(pool: Any, tasks: Iterator[tuple], ahead: int) -> Iterator[tupl
             yield future.result()
 
 
-def _make_chunk(
-    make: Callable, items: Sequence[Any], start: int, folder: Path, shape: tuple[int, ...]
-) -> tuple[int, dict[int, str], int]:
-    pixels, digests = _mapped(folder, shape)
+def _make_chunk(make: Callable, items: Sequence[Any], start: int, folder: Path, shape: Shape) -> Chunk:
+    pixels, digests = mapped(folder, shape)
     damaged = {}
     for row, item in enumerate(items, start):
         try:
@@ -280,15 +317,17 @@ def _make_chunk(
         except OSError as error:
             damaged[row] = error.strerror or str(error)
             pixels[row], digests[row] = 0, 0
-    return start, damaged, _checksum(pixels, digests, start)
+    return start, damaged, checksum(pixels, digests, start)
 
 
-def _mapped(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def mapped(folder: Path, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Map a store's pixels and digests to be written to."""
     pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r+", shape=shape)
     return pixels, np.memmap(folder / "digests.i64", dtype=np.int64, mode="r+", shape=shape[:1])
 
 
-def _checksum(pixels: np.ndarray, digests: np.ndarray, start: int) -> int:
+def checksum(pixels: np.ndarray, digests: np.ndarray, start: int) -> int:
+    """Sum up the chunk that starts at a row, so that one which never reached the disk is noticed."""
     chunk = slice(start, start + CHUNK)
     return zlib.crc32(digests[chunk].tobytes(), zlib.crc32(pixels[chunk].tobytes()))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from evenlens.config import AUGMENTS, Data, data_root, signature_options
+from evenlens.config import AUGMENTS, PHOTOGRAPH, Data, data_root, signature_options
 from evenlens.data.downloads import Download
 from evenlens.data.images import ImageStore, Progress, open_files
 from evenlens.data.tables import PARTS, UNUSED, Column, Table, combine, position, split_fingerprint
@@ -137,9 +137,18 @@ def resolve(name: str, kind: type[Source], data: Data) -> Data:
             "sensitive": tuple(sensitive),
             "size": data.size or kind.size,
             "augment": augmentation,
+            "view_options": _view_options(data),
             "options": source_options(name, kind, data),
         }
     )
+
+
+def _view_options(data: Data) -> dict[str, Any]:
+    if data.view == PHOTOGRAPH and not data.view_options:
+        return {}
+    from evenlens import views  # torch, for which a summary does not wait
+
+    return views.settle(data.view, data.view_options)
 
 
 class Loaded(NamedTuple):
@@ -218,12 +227,13 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
         name: the data set's name.
         kind: its class.
         data: settings, resolved or not.
-        progress: called with (images done, N) while images are decoded for the first time.
+        progress: called with (images done, N) while images are decoded or drawn for the first time.
 
     Raises:
         UserError: files are missing or cannot be read, or the task is none (an empty part, a single class).
     """
     from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor  # torch, for which a summary does not wait
+    from evenlens.data.drawing import draw_store
 
     data, source, table, label, group, parts = pose(name, kind, data)
     check_task(name, parts, label, group)  # before the images are decoded, and again without those that cannot be
@@ -231,6 +241,7 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
     if 2 * used.sum() < len(table):  # else one store serves all protocols and seeds
         table, label, group, parts = table.select(used), label[used], group[used], parts[used]
     store = source.images(table, int(data.size or kind.size), data.fit, progress)
+    store = draw_store(store, data.view, data.view_options, progress)
     parts = _without_damaged(source, store, table, parts, data.skip_unreadable)
     check_task(name, parts, label, group)
     task = Task(label.levels, group.levels, int(data.size or kind.size), str(data.target), tuple(data.sensitive or ()))

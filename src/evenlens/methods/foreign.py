@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from evenlens.config import RunConfig
 from evenlens.data.dataset import FairDataset, Task
 from evenlens.errors import UserError, unknown
-from evenlens.foreign import HEADS, put, read
+from evenlens.foreign import HEADS, put
 from evenlens.method import Method, Offer
+from evenlens.weights import read
 
 
 class Foreign(Method):

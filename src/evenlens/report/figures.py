@@ -18,6 +18,7 @@ from evenlens.report import verdict
 from evenlens.report.charts import COLOURS, INK, NONE, Figure, rounded, span, spec, tooltip
 from evenlens.report.summary import Number, Row
 from evenlens.report.wording import listed, percent
+from evenlens.selecting import CROSS_ENTROPY, LAST, Rule
 
 SHAPES = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "triangle-down": "▼", "cross": "✚"}
 
@@ -298,10 +299,10 @@ def cell_map(shown: Shown, row: Row | None) -> Figure | None:
 
 def _logged(shown: Shown) -> list[tuple[str, str]]:
     """Name what was logged by epoch and is worth a curve: the loss, and the score that epochs were chosen by."""
-    select = shown.baseline.runs[0].config.select
-    score = "val_accuracy" if select == "last" else f"val_{select}"
+    rule = Rule.of(shown.baseline.runs[0].config.select)
+    score = "val_accuracy" if rule.name == LAST else f"val_{rule.name}"
     keys = {key for row in shown.rows for run in row.runs for entry in run.log for key in entry}
-    said = metrics.get("accuracy" if select == "last" else select).title.lower()
+    said = "accuracy" if rule.name == LAST else rule.title
     wanted = [("loss", "Training loss"), (score, f"{said.capitalize()} on validation images")]
     return [(key, title) for key, title in wanted if key in keys]
 
@@ -319,7 +320,7 @@ def curves(shown: Shown, key: str, title: str) -> Figure:
                  "end": mark.letter if entry["epoch"] == last else ""}
                 for entry in run.log if key in entry
             ]  # fmt: skip
-    share, near = key != "loss", alt.Scale(zero=False, nice=False, padding=10)
+    share, near = not key.startswith(("loss", f"val_{CROSS_ENTROPY}")), alt.Scale(zero=False, nice=False, padding=10)
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False), scale=near)
     y = alt.Y("value:Q", title=None, scale=near, axis=alt.Axis(format="%" if share else "~g"))
     base = alt.Chart(alt.InlineData(values=values)).encode(x=x, y=y, color=_colour(shown), detail="run:N")
@@ -332,9 +333,9 @@ def curves(shown: Shown, key: str, title: str) -> Figure:
         base.mark_text(align="left", dx=7, fontSize=11).encode(text="end:N", color=alt.value(INK)),
     ).properties(height=240)
     description = f"{title} by epoch, {len({v['run'] for v in values})} runs; numbers in the table."
-    note = "" if share else " Methods minimise different losses: compare the shape of a curve, not its height."
+    note = "" if key != "loss" else " Methods minimise different losses: compare the shape of a curve, not its height."
     return Figure(
-        f"curve-{key.replace('_', '-')}",
+        f"curve-{re.sub('[^a-z0-9]+', '-', key)}",
         f"{title}, by epoch",
         f"One line a run; the large mark is the epoch that was kept, chosen on validation images.{note}",
         description,

@@ -44,7 +44,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(rows: Sequence[Row], group: int) -> tuple[list[Sheet], str]:
-    """Show what each row's first run gets wrong in a group.
+    """Show what each row's first run gets wrong in a group, as its network was shown it.
 
     Args:
         rows: methods on the same data.
@@ -54,10 +54,9 @@ def sheets(rows: Sequence[Row], group: int) -> tuple[list[Sheet], str]:
         a sheet for each row, and an empty text; or none, and one sentence that says why.
     """
     try:
-        test = _test_images(rows[0].runs[0])
+        return [_sheet(row, group, _test_images(row.runs[0])) for row in rows], ""
     except (UserError, OSError) as error:
         return [], f"The images cannot be shown, as the data are not available here any more: {error}"
-    return [_sheet(row, group, test) for row in rows], ""
 
 
 def _test_images(run: Run) -> FairDataset:

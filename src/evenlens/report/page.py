@@ -23,6 +23,7 @@ from evenlens.report import (
     summary,
     tables,
     verdict,
+    views,
 )
 from evenlens.report.compression import Compressed
 from evenlens.report.figures import Shown
@@ -102,10 +103,12 @@ def render(
     """Fill the template."""
     drawn = figures.all_figures(shown)
     of_compressed = compression_figures.all_figures(shown, compressed)
+    viewed = views.find(shown)
+    of_views = views.all_figures(viewed)
     runs = [(run, mark) for row, mark in zip(shown.rows, shown.marks, strict=True) for run in row.runs]
     return bundle.render(
         "page.html",
-        {figure.key: figure.spec for figure in [*drawn, *of_compressed]},
+        {figure.key: figure.spec for figure in [*drawn, *of_compressed, *of_views]},
         title=title,
         about=[part.strip() for part in about.split("\n\n") if part.strip()],
         shown=shown,
@@ -123,6 +126,8 @@ def render(
         undefined=tables.UNDEFINED,
         compressed=compression_words.items(compressed),
         compression_figures=of_compressed,
+        viewed=views.lines(viewed),
+        view_figures=of_views,
         figures=drawn,
         confusion=tables.confusion(shown),
         **_pictures(shown, pictures),
@@ -183,6 +188,7 @@ def command_of(config: RunConfig) -> str:
     for section in SECTIONS:
         values = getattr(config, section).model_dump(mode="json")
         settings |= {f"data.{key}": value for key, value in values.pop("options", {}).items()}
+        settings |= {f"view.{key}": value for key, value in values.pop("view_options", {}).items()}
         settings |= {f"{section}.{key}": value for key, value in values.items()}
     defaults = {key: field.default for key, field in RunConfig.model_fields.items()}
     for section, kind in SECTIONS.items():
@@ -248,6 +254,7 @@ def machine_readable(
         "rows": [_machine_row(row, mark.letter) for row, mark in zip(shown.rows, shown.marks, strict=True)],
         "comparisons": [_machine_comparison(shown, item) for item in comparisons],
         "compression": _plain(compression_words.machine_readable(compressed)),
+        "views": views.machine_readable(views.find(shown)),
     }
 
 

@@ -76,6 +76,19 @@ class Row:
     seconds: float
 
 
+def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Part runs into those that one table can hold, which predict the same on the same images, by what that is."""
+    parted: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        task, data = run.metrics["task"], run.config.data
+        posed = (run.config.dataset, task["target"], " and ".join(task["sensitive"]), str(data.fingerprint))
+        parted.setdefault(posed, []).append(run)
+    names = [f"{dataset}, {target} by {sensitive}" for dataset, target, sensitive, _ in parted]
+    if len({*names}) < len(names):  # the same question of other images
+        names = [f"{name} ({posed[-1]})" for name, posed in zip(names, parted, strict=True)]
+    return dict(zip(names, parted.values(), strict=True))
+
+
 def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int = 1000) -> list[Row]:
     """Gather runs by what they were, apart from the seed.
 
@@ -111,6 +124,12 @@ def _titles(configs: list[RunConfig]) -> list[tuple[str, str]]:
     for config, settings in zip(configs, flat, strict=True):
         same = [other for twin, other in zip(configs, flat, strict=True) if twin.method == config.method]
         varied = [f"{key}={value}" for key, value in settings.items() if any(other.get(key) != value for other in same)]
+        drawn = [other for other in configs if (other.method, other.data.view) == (config.method, config.data.view)]
+        varied += [
+            f"view.{key}={value}"
+            for key, value in config.data.view_options.items()
+            if any(other.data.view_options.get(key) != value for other in drawn)
+        ]
         suffix = f" [{', '.join(varied)}]" if varied else ""
         titles.append((cards.get(config.method, {}).get("title", config.method) + suffix, config.method + suffix))
     return titles
@@ -120,7 +139,7 @@ def _sections(config: RunConfig) -> list[tuple[str, dict]]:
     return [
         ("", {"select": config.select, "precision": config.precision, **config.options}),
         *(
-            (f"{name}.", getattr(config, name).model_dump(mode="json", exclude={"root"}))
+            (f"{name}.", getattr(config, name).model_dump(mode="json", exclude={"root", "view_options"}))
             for name in ("data", "net", "train")
         ),
     ]
