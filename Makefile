@@ -24,6 +24,7 @@ benchmark: .venv/ready  ## what the speed claims of README and results are measu
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/views.py
 
 clean:
 	rm -rf .venv evenlens-demo

@@ -20,7 +20,7 @@ FLOORS = [
     ["config"],
     ["metrics"],
     ["data", "datasets", "audits", "engine", "probes", "view", "views"],
-    ["merging", "tone_leak"],
+    ["merging", "tone_leak", "view_sheet"],
     ["nets", "losses"],
     ["foreign", "measuring", "pruning", "quantising"],
     ["method"],

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from evenlens import export, model_file, run, views
+from evenlens import export, model_file, run, view_sheet, views
 from evenlens.config import changed, make_config, read_config, read_toml
 from evenlens.data import drawing
 from evenlens.data.dataset import Batch
@@ -241,3 +242,21 @@ def test_a_recipe_of_several_tasks_gives_a_table_and_a_page_each(command, tmp_pa
     for number in (1, 2):
         assert "Looks: tiny, place by tint" in (tmp_path / f"looks-{number}.html").read_text()
     assert not (tmp_path / "looks.html").exists()
+
+
+def test_a_sheet_shows_photographs_from_dark_to_light_over_their_drawings(tmp_path):
+    part = run.load_data(config(**{"data.view": "rgb"})).splits.val
+    view_sheet.write({"grey": views.build("grey", {})}, part, tmp_path / "deep" / "sheet.png")
+    image = np.asarray(Image.open(tmp_path / "deep" / "sheet.png").convert("RGB")).astype(float)
+    assert image.shape == (2 * 132, 132 + 8 * 132, 3)
+    columns = [image[:, 132 + 132 * k : 132 + 132 * k + 128] for k in range(8)]
+    photographs, drawings = ([column[top : top + 128] for column in columns] for top in (0, 132))
+    middle = [photograph[32:96, 32:96] @ np.array([0.299, 0.587, 0.114]) for photograph in photographs]
+    tones = [tone.mean() for tone in middle]
+    assert tones == sorted(tones)
+    everyone = part.pixels[part.rows].numpy()[:, 4:12, 4:12].mean((1, 2)) @ np.array([0.299, 0.587, 0.114])
+    assert (tones[0], tones[-1]) == pytest.approx((everyone.min(), everyone.max()))
+    for tone, drawn in zip(middle, drawings, strict=True):
+        assert np.abs(drawn[32:96, 32:96, 0] - tone).max() <= 0.51
+    with pytest.raises(UserError, match="is written as"):
+        view_sheet.write({}, part, tmp_path / "sheet.jpg")

@@ -198,6 +198,48 @@ FAULTS = {
         "self.train()",
         "tests/test_pruning_methods.py::test_scoring_changes_nothing_in_the_network",
     ),
+    "what is deployed is shown the photograph": (
+        "viewed.py",
+        "return in_eight_bits(self.view(image))",
+        "return in_eight_bits(image)",
+        "tests/test_drawing.py::test_what_is_deployed_takes_photographs_and_predicts_what_was_tested",
+    ),
+    "a method that takes the group forgets its view": (
+        "viewed.py",
+        "return self.inner.predict(batch._replace(image=self.shown(batch.image)))",
+        "return self.inner.predict(batch)",
+        "tests/test_drawing.py::test_a_method_that_predicts_with_the_group_does_so_behind_its_view",
+    ),
+    "drawings are kept whatever the options": (
+        "data/drawing.py",
+        "{views.get(name).version}\\n{settings}",
+        "{views.get(name).version}",
+        "tests/test_drawing.py::test_an_option_makes_other_drawings_and_another_run",
+    ),
+    "Weber-DoG forgets the contrast around it": (
+        "views/weber_dog.py",
+        "divisor = divisor + self.contrast *",
+        "divisor = divisor + 0 * self.contrast *",
+        "tests/test_views.py::test_weber_dog_is_its_formula",
+    ),
+    "the largest sum of error and gap is kept": (
+        "selecting.py",
+        "lower = self.error or metrics.get",
+        "lower = not self.error or metrics.get",
+        "tests/test_selecting.py",
+    ),
+    "the sketching study's shares are of all images": (
+        "metrics/sketch_study.py",
+        "hit, missed = _shares_apart(hits), _shares_apart(images - hits)",
+        "hit, missed = _shares_apart(hits), _shares_apart(images)",
+        "tests/test_sketch_study.py",
+    ),
+    "the tone-leak test looks at training images": (
+        "tone_leak.py",
+        'closely = _look_closely(drawer, _bind(photographs.val, few, looked))',
+        'closely = _look_closely(drawer, _bind(photographs.train, few, looked))',
+        "tests/test_tone_leak.py::test_exposure_is_the_mean_change_of_the_drawing_and_of_grey",
+    ),
 }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evenlens.tone_leak import ToneLeak
 
 COLUMNS = {  # by what a number is multiplied, and its digits
-    "darker": (1, 3), "ink": (1, 2), "grey told": (100, 1), "drawing told": (100, 1), "difference": (100, 2),
+    "darker": (1, 3), "ink": (1, 2), "grey told": (100, 1), "drawing told": (100, 1), "difference": (100, 1),
     "low-pass": (1, 2),
 }  # fmt: skip
 COLOURS = {"yes": "green", "no": "bold red", "not clear": "yellow", "undefined": "yellow"}
@@ -48,6 +48,10 @@ def tone_leak(
         typer.Option("--view", help="View to test; may be given again. Default: all that need no weights."),
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write all numbers to this JSON file.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", help="Also write a PNG: photographs, dark to light, over each view's drawings."),
+    ] = None,
 ) -> None:
     """Test whether drawings still show how dark skin is: each view against plain grey, on one data set.
 
@@ -66,14 +70,14 @@ def tone_leak(
 
       evenlens tone-leak fairface --view weber_dog --view xdog data.sensitive=race data.size=64
 
-      evenlens tone-leak utkface --view weber_dog view.sigma=2
+      evenlens tone-leak utkface --view weber_dog view.sigma=2 --sheet sheet.png
     """
     from evenlens.config import parse_overrides
 
     names = _names(view)
     config, options = _settled(dataset, names, parse_overrides(settings or []))
     with terminal.watching(dataset) as watch:
-        found, task = _measured(config, options, watch)
+        found, task = _measured(config, options, sheet, watch)
     _print(f"{dataset}: is {', '.join(task['sensitive'])} told from the drawing?", found)
     if json_out:
         content = {
@@ -125,18 +129,21 @@ def _settled(dataset: str, names: list[str], settings: dict[str, Any]) -> tuple[
 
 
 def _measured(
-    config: RunConfig, options: dict[str, dict[str, Any]], watch: Any
+    config: RunConfig, options: dict[str, dict[str, Any]], sheet: Path | None, watch: Any
 ) -> tuple[dict[str, ToneLeak], dict[str, Any]]:
-    """Load the photographs once, and measure each view."""
-    from evenlens import run, tone_leak, views
+    """Load the photographs once, and measure each view; write the sheet if one is wanted."""
+    from evenlens import run, tone_leak, view_sheet, views
 
     splits = run.load_data(config, watch).splits
     run.pin(config, splits)
-    found = {}
-    for name, settled in options.items():
-        view = views.build(name, settled)
+    drawers = {name: views.build(name, settled) for name, settled in options.items()}
+    for view in drawers.values():
         view.prepare()
-        found[name] = tone_leak.measure(view, splits, watch=partial(_named, watch, name))
+    if sheet:
+        view_sheet.write(drawers, splits.val, sheet)
+    found = {
+        name: tone_leak.measure(view, splits, watch=partial(_named, watch, name)) for name, view in drawers.items()
+    }
     task = splits.task
     named = {"sensitive": list(task.sensitive), "group_names": list(task.group_names), "size": task.image_size}
     return found, {**named, "fingerprint": splits.fingerprint}

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from evenlens import engine, views
+from evenlens import views
+from evenlens.data.drawing import draw_pixels
 from evenlens.data.images import upright
 from evenlens.errors import UserError
 from evenlens.files import replacing
@@ -114,11 +114,10 @@ def sketch_folder(
     drawer.prepare()
     kept = len(items) - len(wanted)
     if wanted:
-        device = engine.start()
         with _writable(target):
             target.mkdir(parents=True, exist_ok=True)
             with record.open():
-                unreadable |= _Drawing(drawer.to(device), device, size, record, watch, kept, len(items)).run(wanted)
+                unreadable |= _Drawing(drawer, size, record, watch, kept, len(items)).run(wanted)
     pairs = tuple((item.path, target / item.out) for item in items if item.name not in unreadable)
     if sheet and pairs:
         with _writable(sheet):
@@ -321,10 +320,8 @@ def _writable(place: Path) -> Iterator[None]:
 class _Drawing:
     """Decoding, drawing and encoding, one beside the other, with a bounded number of pixels in memory."""
 
-    def __init__(
-        self, view: View, device: torch.device, size: int, record: _Record, watch: Watch, done: int, total: int
-    ) -> None:
-        self.view, self.device, self.size, self.record = view, device, size, record
+    def __init__(self, view: View, size: int, record: _Record, watch: Watch, done: int, total: int) -> None:
+        self.view, self.size, self.record = view, size, record
         self.watch, self.done, self.total = watch, done, total
         self.waiting: dict[tuple[int, ...], list[tuple[_Item, np.ndarray]]] = {}
         self.held = 0  # pixels that are waiting
@@ -365,13 +362,11 @@ class _Drawing:
         except OSError as error:
             return error.strerror or str(error)
 
-    @torch.inference_mode()
     def _draw(self, pool: ThreadPoolExecutor, shape: tuple[int, ...]) -> None:
         """Draw the images of a shape that are waiting, and hand their drawings to those who write."""
         self.held -= self._pixels(shape)
         items, pixels = zip(*self.waiting.pop(shape), strict=True)
-        image = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2).float().div_(255.0)
-        drawn = self.view.draw(image).mul(255.0).round_().clamp_(0, 255).to(torch.uint8)[:, 0].cpu().numpy()
+        drawn = draw_pixels(self.view, np.stack(pixels))[..., 0]
         self.writing |= {pool.submit(self.record.put, item, ink) for item, ink in zip(items, drawn, strict=True)}
         self._settle(2 * len(items))
 

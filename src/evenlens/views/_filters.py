@@ -19,7 +19,7 @@ from torch import Tensor
 from evenlens.errors import UserError
 
 TRUNCATE = 4.0  # standard deviations at which a Gaussian is cut off, as SciPy does
-BLOCK = 64  # rows of a matrix that are multiplied at once
+BLOCK = 32  # rows of a matrix that are multiplied at once
 
 Taps = tuple[float, ...]
 Band = list[tuple[int, int, Tensor]]
@@ -79,26 +79,31 @@ def _band(length: int, several: tuple[Taps, ...], image: Tensor) -> Band:
 
 
 def along_columns(image: Tensor, *several: Taps) -> tuple[Tensor, ...]:
-    """Filter every column of images (..., H, W) with each of some taps; the ends are reflected."""
-    height, num = image.shape[-2], len(several)
+    """Filter every column of images (B, C, H, W) with each of some taps; the ends are reflected."""
+    flat, num = image.flatten(0, 1), len(several)
     with full_precision(image):
         parts = [
-            (block @ image[..., first:last, :]).unflatten(-2, (num, -1))
-            for first, last, block in _band(height, several, image)
+            torch.bmm(block.expand(flat.shape[0], -1, -1), flat[:, first:last]).unflatten(1, (num, -1))
+            for first, last, block in _band(image.shape[2], several, image)
         ]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
-    return whole.unbind(-3)
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return tuple(part.unflatten(0, image.shape[:2]) for part in whole.unbind(1))
 
 
 def along_rows(image: Tensor, taps: Taps) -> Tensor:
-    """Filter every row of images (..., H, W) with taps; the ends are reflected."""
+    """Filter every row of images (B, C, H, W) with taps; the ends are reflected."""
+    flat = image.flatten(0, 1)
     with full_precision(image):
-        parts = [image[..., first:last] @ block.mT for first, last, block in _band(image.shape[-1], (taps,), image)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        parts = [
+            torch.bmm(flat[..., first:last], block.mT.expand(flat.shape[0], -1, -1))
+            for first, last, block in _band(image.shape[3], (taps,), image)
+        ]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return whole.unflatten(0, image.shape[:2])
 
 
 def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, ...]:
-    """Blur images (..., H, W) with Gaussians, reflected at the border.
+    """Blur images (B, C, H, W) with Gaussians, reflected at the border.
 
     Args:
         image: of any size, also smaller than the kernels.
@@ -112,26 +117,26 @@ def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, ...]:
 
 
 def gradient(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the slope of images (..., H, W) to the right and downwards, by Sobel's operator, per pixel."""
+    """Give the slope of images (B, C, H, W) to the right and downwards, by Sobel's operator, per pixel."""
     smooth, slope = along_columns(image, SMOOTH, SLOPE)
     return along_rows(smooth, SLOPE), along_rows(slope, SMOOTH)
 
 
 @contextmanager
 def full_precision(image: Tensor) -> Iterator[None]:
-    """Keep matrix products of differences that a line is made of from being rounded to TF32 or bfloat16."""
+    """Keep products from being rounded to TF32 or bfloat16: a line is a small difference of large numbers."""
     kind = image.device.type
-    lowered = torch.is_autocast_enabled(kind)
-    if kind != "cuda" and not lowered:
-        yield
+    if kind != "cuda" and not torch.is_autocast_enabled(kind):
+        yield  # nothing to hold off, and nothing for an exporter to trip over
         return
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
         with torch.autocast(kind, enabled=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def soft_threshold(value: Tensor, epsilon: float, phi: float) -> Tensor:

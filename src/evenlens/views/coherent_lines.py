@@ -18,8 +18,8 @@ TINY = 1e-6  # length below which a direction is none
 class CoherentLines(View):
     """Draw long smooth lines: edges are detected across their direction and gathered along it.
 
-    1. Flow: the tangent t of each pixel, a right angle from Sobel's gradient, is replaced `rounds` times by the sum over
-       neighbours y of w(x, y) (t(x) . t(y)) t(y), made a unit again. w = (1 + tanh(n(y) - n(x))) / 2 lets steeper
+    1. Flow: the tangent t of each pixel, a right angle from Sobel's gradient, is replaced `rounds` times by the sum
+       over neighbours y of w(x, y) (t(x) . t(y)) t(y), made a unit again. w = (1 + tanh(n(y) - n(x))) / 2 lets steeper
        neighbours weigh more, with n the length of the gradient by its largest in the image.
     2. Across: F(x) = sum over s of (G(sigma; s) - rho G(1.6 sigma; s)) g(x + s u), u at a right angle to t.
     3. Along: H(x) = the mean of F with weights G(flow; s) on the curve that follows t from x, both ways.
@@ -48,7 +48,7 @@ class CoherentLines(View):
         self,
         *,
         sigma: float = 1.5,
-        smallest_sigma: float = 0.6,
+        smallest_sigma: float = 0.5,
         flow: float = 3.0,
         rho: float = 0.997,
         tau: float = 0.998,

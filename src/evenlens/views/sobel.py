@@ -36,6 +36,6 @@ class Sobel(View):
     def draw(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to drawings (B, 1, H, W) in [0, 1]."""
         right, down = filters.gradient(view.grey(image))
-        length = (right.square() + down.square()).sqrt()
+        length = (right.square() + down.square()).clamp(min=1e-16).sqrt()  # the slope of a root at 0 is no number
         full = self.scale * length.mean((-2, -1), keepdim=True).clamp(min=FAINT)
         return (1.0 - length / full).clamp(min=0.0)
