@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evenlens import export, model_file, run, view_sheet, views
+from evenlens import export, measuring, model_file, quantising, run, view_sheet, views
 from evenlens.config import changed, make_config, read_config, read_toml
 from evenlens.data import drawing
 from evenlens.data.dataset import Batch
@@ -260,3 +260,24 @@ def test_a_sheet_shows_photographs_from_dark_to_light_over_their_drawings(tmp_pa
         assert np.abs(drawn[32:96, 32:96, 0] - tone).max() <= 0.51
     with pytest.raises(UserError, match="is written as"):
         view_sheet.write({}, part, tmp_path / "sheet.jpg")
+
+
+def test_in_eight_bits_the_network_is_quantised_and_the_drawing_is_not(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    made = run.train(config(**{"data.view": "weber_dog"}), tmp_path)
+    export.export_onnx(made.load(), tmp_path / "model.onnx")
+    drawing_nodes = set(quantising.view_nodes(tmp_path / "model.onnx"))
+    photographs = run.load_data(run.of_photographs(made.config)).splits
+    quantising.quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", photographs.train)
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    fed = {node.name: [made_by.get(name) for name in node.input] for node in nodes}
+    products = [node.name for node in nodes if node.op_type == "MatMul" and node.name in drawing_nodes]
+    assert len(products) >= 5
+    assert not any("DequantizeLinear" in fed[name] for name in products)
+    assert sum("DequantizeLinear" in fed[node.name] for node in nodes if node.op_type == "Conv") == 4
+    session = measuring.Session(tmp_path / "int8.onnx")
+    images = as_images(photographs.test.pixels[photographs.test.rows].numpy())
+    with torch.inference_mode():
+        wanted = made.load()(images)
+    assert np.abs(session(images.numpy()) - wanted.numpy()).max() < 0.1 * float(wanted.abs().max())

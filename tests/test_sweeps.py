@@ -154,3 +154,15 @@ def test_a_sweep_in_fresh_processes_makes_the_runs_that_train_makes(tmp_path, ca
     assert run.Run.open(outcome.folders[0]).metrics["test"]["num_images"] == alone.metrics["test"]["num_images"]
     assert outcome.folders[0].name == alone.folder.name
     assert sys.modules["evenlens.sweeps"] is sweeps
+
+
+def test_options_belong_to_one_view():
+    read = expand(recipe(data={"view": ["rgb", "xdog"]}, view={"xdog": {"sigma": [1.0, 2.0]}}))
+    found = [(config.data.view, config.data.view_options) for config in read.configs]
+    assert found == [("rgb", {}), ("xdog", {"sigma": 1.0}), ("xdog", {"sigma": 2.0})]
+    alone = expand(recipe(data={"view": "xdog"}, view={"sigma": 3.0})).configs
+    assert [config.data.view_options for config in alone] == [{"sigma": 3.0}]
+    with pytest.raises(UserError, match="view in view of the recipe 'canny'"):
+        expand(recipe(data={"view": ["rgb", "xdog"]}, view={"canny": {"low": 0.1}}))
+    with pytest.raises(UserError, match="view in view of the recipe 'sigma'"):
+        expand(recipe(data={"view": ["rgb", "xdog"]}, view={"sigma": 3.0}))

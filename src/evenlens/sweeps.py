@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evenlens.config import SCALARS, RunConfig, make_config, read_config, read_toml
+from evenlens.config import PHOTOGRAPH, SCALARS, RunConfig, make_config, read_config, read_toml
 from evenlens.errors import UserError, unknown
 from evenlens.processes import cores, deaf_to_ctrl_c
 
@@ -61,9 +61,9 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     """Make one configuration for each combination of a recipe's alternatives.
 
     Args:
-        content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`,
-            `view`; `options.<method>` for the hyper-parameters of one method. A run's config.toml is a recipe for one
-            run.
+        content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
+            `options.<method>` for the hyper-parameters of one method, `view.<name>` for the options of one view. A
+            run's config.toml is a recipe for one run.
         name: title where the recipe has none.
 
     Raises:
@@ -81,7 +81,7 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
         if not isinstance(content.get(key, ""), str):
             raise UserError(f"A recipe's {key} is text; this one has {key} = {content[key]!r}.")
     choices: dict[str, list[Any]] = {key: _listed(content[key]) for key in SCALARS if key in content}
-    for section in ("data", "net", "train", "view"):
+    for section in ("data", "net", "train"):
         for key, value in content.get(section, {}).items():
             setting = f"{section}.{key}"
             choices[setting] = (
@@ -89,24 +89,33 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
                 if setting in LISTED and not any(isinstance(part, list) for part in _listed(value))
                 else _listed(value)
             )
-    named = _listed(content["method"])
-    options = content.get("options", {})
-    if isinstance(content["method"], str) and not any(isinstance(value, dict) for value in options.values()):
-        options = {content["method"]: options}  # a run's config.toml, whose options are those of its one method
-    for method in options:
-        if method not in named:
-            raise unknown("method in options of the recipe", method, named)
-        _check_table(f"options.{method}", options[method])
+    named, shown = _listed(content["method"]), choices.pop("data.view", [PHOTOGRAPH])
+    options = _options_of("method", "options", content["method"], named, content)
+    drawing = _options_of("view", "view", shown[0] if len(shown) == 1 else shown, shown, content)
     configs = []
-    for dataset, method in itertools.product(_listed(content["dataset"]), named):
+    for dataset, method, view in itertools.product(_listed(content["dataset"]), named, shown):
         own = {key: _listed(value) for key, value in options.get(method, {}).items()}
-        configs += [make_config(dataset, method, settings) for settings in _combinations({**choices, **own})]
+        own |= {f"view.{key}": _listed(value) for key, value in drawing.get(view, {}).items()}
+        combined = _combinations({**choices, "data.view": [view], **own})
+        configs += [make_config(dataset, method, settings) for settings in combined]
     if not configs:
         raise UserError("A value of the recipe is an empty list, so that there is nothing to run: name one or more.")
     baseline = content.get("baseline", named[0])
     if baseline not in named:
         raise unknown("baseline of the recipe", baseline, named)
     return Recipe(content.get("title", name), content.get("about", ""), baseline, configs)
+
+
+def _options_of(kind: str, key: str, given: Any, named: list[Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Read the options of each method or view by its name; of a single one they may stand alone."""
+    options = content.get(key, {})
+    if isinstance(given, str) and not any(isinstance(value, dict) for value in options.values()):
+        options = {given: options}  # as in a run's config.toml
+    for name in options:
+        if name not in named:
+            raise unknown(f"{kind} in {key} of the recipe", name, named)
+        _check_table(f"{key}.{name}", options[name])
+    return options
 
 
 def _check_table(name: str, content: object) -> None:
