@@ -182,7 +182,7 @@ def check_what_is_named(command, given):
         assert given["what"] in (None, "methods", "datasets", "views", "metrics", "settings")
     elif command in ("sketch", "tone-leak"):
         named = given["view"] if isinstance(given["view"], list | tuple) else [given["view"]]
-        assert {*filter(None, named)} <= {*registry.module_names("evenlens.views")}
+        assert {name for name in named if name and not name.isupper()} <= {*registry.module_names("evenlens.views")}
     elif command == "show" and not given["name"].isupper() and "/" not in given["name"]:
         places = ("evenlens.methods", "evenlens.datasets", "evenlens.views")
         assert given["name"] in [*metrics.METRICS, *(name for place in places for name in registry.module_names(place))]

@@ -11,7 +11,7 @@ from evenlens.config import changed, make_config, read_config, read_toml
 from evenlens.data import drawing
 from evenlens.data.dataset import Batch
 from evenlens.errors import UserError
-from evenlens.report import page, summary
+from evenlens.report import page, summary, verdict
 from evenlens.view import View, in_eight_bits
 from tests import fake, worker
 
@@ -218,6 +218,10 @@ def test_a_row_says_its_view_and_an_option_where_rows_differ_in_it(dotted, tmp_p
         "erm [data.view=dotted, view.shade=0.5]",
         "erm [data.view=dotted, view.shade=1.0]",
     ]
+    rows = summary.summarise(made, replicates=20)
+    for order in (rows, rows[::-1]):
+        assert summary.sort_rows(order, "erm")[0].label == "erm [data.view=rgb]"
+        assert verdict.baseline_of(order, "erm") == verdict.baseline_of(order, None) == rows[0]
     command = page.command_of(made[3].config)
     assert "data.view=dotted" in command
     assert "view.shade=1.0" in command

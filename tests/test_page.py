@@ -382,7 +382,7 @@ def test_the_baseline_is_plain_training_and_not_what_merely_knows_no_groups():
 
     from evenlens.report.verdict import baseline_of
 
-    rows = [SimpleNamespace(method=name) for name in ("hinton", "gce", "erm", "flac")]
+    rows = [SimpleNamespace(method=name, on_photographs=True) for name in ("hinton", "gce", "erm", "flac")]
     assert baseline_of(rows, None).method == "erm"
     assert baseline_of(rows, "flac").method == "flac"
     assert baseline_of(rows[:2], None).method == "hinton"

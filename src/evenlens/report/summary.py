@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evenlens import metrics
-from evenlens.config import RunConfig
+from evenlens.config import PHOTOGRAPH, RunConfig
 from evenlens.errors import UserError
 from evenlens.registry import describe
 from evenlens.run import Run
@@ -74,6 +74,11 @@ class Row:
     numbers: dict[str, Number]
     counts: np.ndarray
     seconds: float
+
+    @property
+    def on_photographs(self) -> bool:
+        """Whether its networks were shown the photographs themselves."""
+        return self.runs[0].config.data.view == PHOTOGRAPH
 
 
 def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -169,10 +174,14 @@ def _row(runs: list[Run], title: str, label: str, names: Sequence[str], replicat
 
 
 def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:
-    """Put the baseline first, then the best worst cell first."""
-    return sorted(
-        rows, key=lambda row: (row.method != baseline, -np.nan_to_num(row.numbers["worst_cell_accuracy"].value, nan=-1))
-    )
+    """Put the baseline first, of it what looks at photographs, then the best worst cell first."""
+
+    def place(row: Row) -> tuple[bool, bool, float]:
+        ours = row.method == baseline
+        worst = np.nan_to_num(row.numbers["worst_cell_accuracy"].value, nan=-1)
+        return not ours, ours and not row.on_photographs, -float(worst)
+
+    return sorted(rows, key=place)
 
 
 COLUMNS = {

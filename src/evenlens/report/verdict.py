@@ -26,17 +26,19 @@ REPLICATES = 4000  # the ends of an interval that holds for many comparisons lie
 def baseline_of(rows: Sequence[Row], name: str | None) -> Row:
     """Give the row of the baseline method: as named, else that of plain training, else the first.
 
+    Of several rows of it that on photographs, where there is one, else the first.
+
     Raises:
         UserError: no row is of the named method.
     """
     if name is not None:
-        found = next((row for row in rows if row.method == name), None)
-        if found is None:
+        found = [row for row in rows if row.method == name]
+        if not found:
             raise unknown("baseline among the reported methods", name, {row.method for row in rows})
-        return found
-    cards = describe("evenlens.methods")
-    plain = (row for row in rows if cards.get(row.method, {}).get("stage") == PLAIN)
-    return next(plain, rows[0])
+    else:
+        cards = describe("evenlens.methods")
+        found = [row for row in rows if cards.get(row.method, {}).get("stage") == PLAIN]
+    return min(found or rows[:1], key=lambda row: not row.on_photographs)
 
 
 def best_of(rows: Sequence[Row], baseline: Row, level: str | None) -> Row | None:
