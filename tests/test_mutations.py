@@ -236,8 +236,8 @@ FAULTS = {
     ),
     "the tone-leak test looks at training images": (
         "tone_leak.py",
-        'closely = _look_closely(drawer, _bind(photographs.val, few, looked))',
-        'closely = _look_closely(drawer, _bind(photographs.train, few, looked))',
+        "closely = _look_closely(drawer, _bind(photographs.val, few, looked))",
+        "closely = _look_closely(drawer, _bind(photographs.train, few, looked))",
         "tests/test_tone_leak.py::test_exposure_is_the_mean_change_of_the_drawing_and_of_grey",
     ),
 }

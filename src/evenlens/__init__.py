@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evenlens.audits import Audit, audit, audit_file
     from evenlens.method import Method
     from evenlens.run import Run
+    from evenlens.verification import Verification, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "Method",
     "Run",
     "UserError",
+    "Verification",
     "audit",
     "audit_file",
     "load",
     "load_model",
     "sweep",
     "train",
+    "verify",
     "write_audit",
     "write_report",
 ]
@@ -50,6 +53,8 @@ _HOMES = {
     "Audit": "audits",
     "Method": "method",
     "Run": "run",
+    "Verification": "verification",
+    "verify": "verification",
 }
 
 

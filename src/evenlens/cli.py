@@ -16,8 +16,10 @@ from evenlens import (
     cli_compress,
     cli_data,
     cli_export,
+    cli_generate,
     cli_sketch,
     cli_tone_leak,
+    cli_verify,
     registry,
     terminal,
 )
@@ -35,12 +37,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_generate.app, name="generate")
 app.command()(cli_audit.audit)
 app.command()(cli_audit.lint)
 app.command()(cli_compress.compress)
 app.command()(cli_export.export)
 app.command("tone-leak")(cli_tone_leak.tone_leak)
 app.command()(cli_sketch.sketch)
+app.command()(cli_verify.verify)
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
 INTERRUPTED = 130
 

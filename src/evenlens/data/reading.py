@@ -133,7 +133,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 def _read_text(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     import pyarrow.csv
 
-    names, delimiter = _header(path)
+    names, delimiter = header(path)
     check_columns(names, columns, path.name)
     text, num_lines = pyarrow.large_string(), _num_lines(path)
     if num_lines == 1:
@@ -161,7 +161,7 @@ def _read_text(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     return pyarrow.table({name: _cleaned(table.column(name)) for name in table.column_names})
 
 
-def _header(path: Path) -> tuple[list[str], str]:
+def header(path: Path) -> tuple[list[str], str]:
     """Find a text table's delimiter and the names in its first line, refusing what is no such table."""
     with _opened(path) as file:
         start = file.read(1 << 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,6 +61,7 @@ class Pairs:
         second_group: subgroup of the second image; another one in some imposter pairs.
         scores: (N,) float64 of each matcher, by its column's name; larger means more alike.
         notes: what a person should know of this table.
+        of_these_data: those of the notes that are about these published data, not about pairs in general.
     """
 
     fold: np.ndarray
@@ -72,7 +73,8 @@ class Pairs:
     first_group: Column
     second_group: Column
     scores: dict[str, np.ndarray]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    of_these_data: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.fold)
@@ -116,7 +118,7 @@ def read_pairs(path: Path, scores: Sequence[str] | None = None) -> Pairs:
     group_of = np.array([SUBGROUPS.index(image.partition("/")[0]) for image in images], dtype=np.int64)
     for side, groups in (("1", group_of[first]), ("2", group_of[second])):
         _check_side(read, side, groups, where)
-    values, notes = _scores(read, scores, where)
+    values, notes, strange = _scores(read, scores, where)
     pairs = Pairs(
         fold,
         Column(images, first),
@@ -127,9 +129,9 @@ def read_pairs(path: Path, scores: Sequence[str] | None = None) -> Pairs:
         Column(SUBGROUP_LEVELS, group_of[first]),
         Column(SUBGROUP_LEVELS, group_of[second]),
         values,
-        (),
     )
-    return Pairs(**{**vars(pairs), "notes": (*notes, *_notes(pairs))})
+    of_these_data = (*strange, *_against_the_published(pairs))
+    return replace(pairs, notes=(*notes, *_notes(pairs), *of_these_data), of_these_data=of_these_data)
 
 
 def _as_whole(read: pyarrow.Table, name: str) -> pyarrow.Table:
@@ -197,28 +199,30 @@ def _check_side(read: pyarrow.Table, side: str, groups: np.ndarray, where: str) 
             )
 
 
-def _scores(read: pyarrow.Table, wanted: Sequence[str] | None, where: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read the columns with scores, and say where some are missing."""
+def _scores(
+    read: pyarrow.Table, wanted: Sequence[str] | None, where: str
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Read the columns with scores; say where some are missing, and which columns are none."""
     given = list(wanted) if wanted is not None else []
     if wanted is None:
         taken = {*PAIR_COLUMNS, *OTHER_COLUMNS}
         named = [name for name in read.column_names if not re.fullmatch(r"column \d+", name)]  # the others are indices
         given = [name for name in named if name not in taken and name.lower() not in ROW_NUMBERS]
-    values, notes = {}, []
+    values, notes, strange = {}, [], []
     for name in given:
         try:
             values[name] = to_numbers(read, name, where)
         except UserError:
             if wanted is not None:
                 raise
-            notes.append(f"The column {name} of {where} holds other things than numbers, so it is no score.")
+            strange.append(f"The column {name} of {where} holds other things than numbers, so it is no score.")
             continue
         lacking = int(np.isnan(values[name]).sum())
         if lacking:
             notes.append(f"{lacking:,} of {len(read):,} pairs have no score in {name}.")
     if not values:
         raise UserError(f"{where} has no column of scores besides {', '.join(read.column_names)}.")
-    return values, notes
+    return values, notes, strange
 
 
 def _notes(pairs: Pairs) -> list[str]:
@@ -243,6 +247,12 @@ def _notes(pairs: Pairs) -> list[str]:
     against = int((pairs.genuine != (pairs.first_subject.codes == pairs.second_subject.codes)).sum())
     if against:
         notes.append(f"{against:,} pairs have a label that contradicts the subjects of their paths.")
+    return notes
+
+
+def _against_the_published(pairs: Pairs) -> list[str]:
+    """Say which pairs show images that are known to be wrong, and whether there are as many as were published."""
+    notes = []
     bad = np.array([image in BAD_IMAGES for image in pairs.first.levels])
     flawed = int((bad[pairs.first.codes] | bad[pairs.second.codes]).sum())
     if flawed:
