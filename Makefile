@@ -25,6 +25,7 @@ benchmark: .venv/ready  ## what the speed claims of README and results are measu
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/verification.py
 
 clean:
 	rm -rf .venv evenlens-demo
