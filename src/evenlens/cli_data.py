@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from rich.markup import escape
 
 from evenlens import terminal
 from evenlens.errors import UserError
-from evenlens.files import replacing
+from evenlens.files import write_json
 
 if TYPE_CHECKING:
     from evenlens.config import Data
@@ -388,6 +387,4 @@ def _merge(
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(content, indent=1))
+        write_json(path, content)

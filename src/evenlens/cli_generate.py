@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from evenlens import terminal
 from evenlens.errors import UserError, unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 
 if TYPE_CHECKING:
     from evenlens.generation import Confusion, Labels
@@ -179,9 +178,7 @@ def _sheets(labels: Labels, names: list[str], images: Path, faces: str) -> list[
 
 def _write_all(content: dict[str, Any], sheets: list[Any], page: Path | None, json_out: Path | None) -> None:
     if json_out:
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(json_out) as part:
-            part.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        write_json(json_out, content)
     if page:
         from evenlens.report import generation_page
 

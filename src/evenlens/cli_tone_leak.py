@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from evenlens import terminal
 from evenlens.errors import UserError, unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 
 if TYPE_CHECKING:
     from evenlens.config import RunConfig
@@ -87,9 +86,7 @@ def tone_leak(
                 {"view": name, "options": options[name], "tone_leak": one.as_dict()} for name, one in found.items()
             ],
         }
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(json_out) as part:
-            part.write_text(json.dumps(content, indent=1, allow_nan=False))
+        write_json(json_out, content)
 
 
 def _names(given: list[str] | None) -> list[str]:

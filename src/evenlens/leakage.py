@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from evenlens import engine
 from evenlens import run as running
 from evenlens.data.dataset import FairDataset
 from evenlens.errors import unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 from evenlens.methods._input_repair import features_and_logits
 from evenlens.probes import DISCRIMINATORS, Rows, Told, tell
 from evenlens.run import Run, Watch, silent
@@ -41,9 +40,7 @@ class Leakage:
         content = asdict(self)
         for entry in content["told"]:
             entry |= {key: None for key, value in entry.items() if value != value}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(content, indent=1))
+        write_json(path, content)
 
 
 def measure(run: Run, of: str = "logits", part: str = "test", seed: int = 0, watch: Watch = silent) -> Leakage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 from evenlens import metrics
 from evenlens.audits.rows import Rows
 from evenlens.errors import UserError, unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 from evenlens.metrics import Chance, Floats, Interval, Scores
 
 if TYPE_CHECKING:
@@ -267,9 +266,7 @@ class Audit:
     def to_json(self, path: Path | str) -> Path:
         """Write all findings to a JSON file; the page for people is `evenlens.write_audit`."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, self.as_dict())
         return path
 
     def __str__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from evenlens import __version__
 from evenlens.audits.findings import FORMAT, Audit
 from evenlens.audits.rows import Rows, check_roles, encode, from_columns
 from evenlens.errors import UserError, unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 from evenlens.metrics import Interval
 
 if TYPE_CHECKING:
@@ -124,9 +123,7 @@ class Audits:
     def to_json(self, path: Path | str) -> Path:
         """Write all findings to a JSON file; the page for people is `evenlens.write_audit`."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, self.as_dict())
         return path
 
     def __str__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenlens.errors import UserError, unknown
-from evenlens.files import replacing
+from evenlens.files import write_json
 from evenlens.metrics.intervals import Interval, tail
 from evenlens.verification.embeddings import is_embeddings, read_embeddings
 from evenlens.verification.measuring import Measured, Rates, measure
@@ -135,9 +134,7 @@ class Verification:
     def to_json(self, path: Path | str) -> Path:
         """Write all findings to a JSON file."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, self.as_dict())
         return path
 
 

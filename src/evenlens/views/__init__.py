@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from evenlens.config import signature_options
+from evenlens.errors import UserError
 from evenlens.registry import find_class, module_names
 from evenlens.view import View
 
@@ -29,7 +30,11 @@ def settle(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     kind = get(name)
     settled = kind.settle(signature_options(f"option of {name}", kind, options, ()))
-    kind(**settled)  # what its constructor refuses is refused before any work
+    try:
+        kind(**settled)  # what its constructor refuses is refused before any work
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(name) else f"{name}: {said}") from None
     return settled
 
 
