@@ -23,10 +23,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from evenlens import engine, views
+from evenlens.data.drawing import CORE_PIXELS
 
 NAMES = ("grey", "weber_dog", "xdog", "pencil", "sobel", "canny", "coherent_lines")
-SECONDS = 0.4  # of a measurement, about
-BATCH_PIXELS = 1 << 17  # of a batch
+SECONDS = 0.4  # of a measurement, at least
+PIXELS = 1 << 22  # of all images that are drawn
 
 
 def pictures(num, size):
@@ -138,35 +139,29 @@ def draw_batch(view, pixels, device):
 
 
 def draw_batches(view, pixels, device, pool):
-    parts = torch.from_numpy(pixels).split(max(1, BATCH_PIXELS // pixels[0, :, :, 0].size))
+    parts = torch.from_numpy(pixels).split(max(1, CORE_PIXELS // pixels[0, :, :, 0].size))
     return np.concatenate(list(pool.map(lambda part: draw_batch(view, part, device), parts)))
 
 
 def measure(name, size, rounds, pool, device):
     view = views.build(name, views.settle(name, {})).to(device)
-    pixels = pictures(64, size)
+    pixels = np.tile(pictures(64, size), (max(1, PIXELS // (64 * size**2)), 1, 1, 1))
     ways = {"evenlens": lambda pixels: draw_batches(view, pixels, device, pool)}
     if name != "coherent_lines":
         for title, library in (("OpenCV", OpenCV()), ("scikit-image", ScikitImage())):
             ways[title] = lambda pixels, library=library: np.stack(
                 list(pool.map(lambda image: draw_one(library, name, view, image), pixels, chunksize=8))
             )
-    differs, several = {}, {}
     drawn = ways["evenlens"](pixels)
-    for way, draw in ways.items():
-        differs[way] = float(np.abs(draw(pixels).astype(np.int16) - drawn).mean())
-        began = time.perf_counter()
-        draw(pixels)
-        several[way] = min(64, max(1, round(SECONDS / (time.perf_counter() - began))))
+    differs = {way: float(np.abs(draw(pixels).astype(np.int16) - drawn).mean()) for way, draw in ways.items()}
     speeds = {way: [] for way in ways}
     for _ in range(rounds):
         for way, draw in ways.items():
-            again = np.concatenate([pixels] * several[way]) if way == "evenlens" else pixels
-            calls = 1 if way == "evenlens" else several[way]
-            began = time.perf_counter()
-            for _ in range(calls):
-                draw(again)
-            speeds[way].append(several[way] * len(pixels) / (time.perf_counter() - began))
+            calls, began = 0, time.perf_counter()
+            while (passed := time.perf_counter() - began) < SECONDS:
+                draw(pixels)
+                calls += 1
+            speeds[way].append(calls * len(pixels) / passed)
     return speeds, differs
 
 

@@ -64,6 +64,19 @@ def luma_of(image):
     return np.tensordot(image.double().numpy(), [0.299, 0.587, 0.114], axes=(1, 0))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_luma_of_many_images_in_one_pass_is_that_of_few_to_the_bit(layout):
+    image = noisy(view.MANY // (3 * 40 * 56) + 1).to(memory_format=layout)
+    assert image.numel() >= view.MANY > image[:2].numel()
+    few = torch.cat([view.grey(part) for part in image.split(2)])
+    assert torch.equal(view.grey(image), few)
+    image.requires_grad_()
+    assert torch.equal(view.grey(image), few)
+    assert view.grey(image).requires_grad
+    with torch.no_grad():
+        assert torch.equal(view.grey(image), few)
+
+
 def test_the_grey_of_pure_red_green_and_blue_is_76_150_and_29():
     pure = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2)
     shown = views.build("grey", {})(pure)

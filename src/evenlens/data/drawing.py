@@ -21,7 +21,7 @@ from evenlens.data.images import CHUNK, Chunk, ImageStore, Progress, Shape
 from evenlens.processes import cores
 from evenlens.view import View
 
-BATCH_PIXELS, CORE_PIXELS = 1 << 22, 1 << 18  # of a batch that a GPU draws at once, and that a core does
+BATCH_PIXELS, CORE_PIXELS = 1 << 22, 1 << 19  # of a batch that a GPU draws at once, and that a core does
 
 
 def draw_store(store: ImageStore, name: str, options: dict[str, Any], progress: Progress | None = None) -> ImageStore:
