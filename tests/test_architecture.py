@@ -11,8 +11,9 @@ from evenlens import registry
 
 HOME = Path(evenlens.__file__).parent
 NAMES = registry.module_names("evenlens.methods") + registry.module_names("evenlens.datasets")
-# pruning/ holds the parts of those who prune, and a score is known by the name of who first used it
-HOMES = {"methods", "datasets", "pruning"}
+# pruning/ holds the parts of those who prune, and a score is known by the name of who first used it; what a student of
+# a generator learns by is called as in the literature, whatever a method is called
+HOMES = {"methods", "datasets", "pruning", "students"}
 OUTSIDE = [path for path in HOME.rglob("*.py") if not HOMES & {part.name for part in path.parents}]
 # From the ground up: a module may import from its own floor and those below it.
 FLOORS = [
@@ -32,7 +33,7 @@ FLOORS = [
     ["leakage", "predict", "sketching", "sweeps", "export"],
     ["candidates", "compressing", "generation", "shipping"],
     ["report"],
-    ["api", "cards"],
+    ["api", "cards", "generation_study"],
     ["terminal"],
     [
         "cli_audit",

@@ -59,11 +59,11 @@ class View(nn.Module):
 
 def grey(image: Tensor) -> Tensor:
     """Give the luma (B, 1, H, W) of images (B, 3, H, W): 0.299 red + 0.587 green + 0.114 blue."""
-    if not torch.compiler.is_compiling() and image.is_cpu and image.dtype == torch.float32:
-        if image.numel() >= MANY and not (image.requires_grad and torch.is_grad_enabled()):
-            luma = torch.empty(image.shape[0], 1, *image.shape[2:])
-            _in_one_pass()(image.detach().numpy(), luma[:, 0].numpy())
-            return luma
+    plain = not torch.compiler.is_compiling() and image.is_cpu and image.dtype == torch.float32
+    if plain and image.numel() >= MANY and not (image.requires_grad and torch.is_grad_enabled()):
+        luma = torch.empty(image.shape[0], 1, *image.shape[2:])
+        _in_one_pass()(image.detach().numpy(), luma[:, 0].numpy())
+        return luma
     red, green, blue = image.unbind(1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
 

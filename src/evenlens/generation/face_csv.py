@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,14 +80,7 @@ def write(labels: Labels, path: Path | str) -> None:
     import pyarrow.csv
 
     path = Path(path)
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"{path} ends in '{path.suffix}': this form is a .csv.")
-    strange = [name for name, one in labels.attributes.items() if name not in HEADS or one.classes != HEADS[name][1]]
-    if strange:
-        raise UserError(
-            f"The attribute {strange[0]} is not one of this form ({', '.join(HEADS)}, each in its own classes): write "
-            "the labels as a table of evenlens."
-        )
+    check(path, {name: one.classes for name, one in labels.attributes.items()})
     rows = labels.select(labels.n_faces > 0)
     paths = [PurePosixPath(name) for name in rows.ids.tolist()]
     names = [
@@ -103,6 +96,23 @@ def write(labels: Labels, path: Path | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         pyarrow.csv.write_csv(pyarrow.table(columns), part)
+
+
+def check(path: Path, attributes: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse to write labels of these attributes in this form, where it cannot hold them; errors as in `write`.
+
+    Args:
+        path: to be written.
+        attributes: the classes of each.
+    """
+    if path.suffix.lower() != ".csv":
+        raise UserError(f"{path} ends in '{path.suffix}': this form is a .csv.")
+    strange = [name for name, classes in attributes.items() if name not in HEADS or classes != HEADS[name][1]]
+    if strange:
+        raise UserError(
+            f"The attribute {strange[0]} is not one of this form ({', '.join(HEADS)}, each in its own classes): write "
+            "the labels as a table of evenlens."
+        )
 
 
 def _image_of(name: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The commands for generators of images, thin: `evenlens generate ...`."""
+"""The command `evenlens generate audit`, thin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from evenlens.files import write_json
 if TYPE_CHECKING:
     from evenlens.generation import Confusion, Labels
 
-app = typer.Typer(help="See what a generator of images makes, by group.", no_args_is_help=True, rich_markup_mode="rich")
 MOST = 30  # rows of a table
 Json = Mapping[str, Any]
 
@@ -74,12 +73,6 @@ Confidence = Annotated[float, typer.Option(help="Of every interval.")]
 Title = Annotated[str, typer.Option(help="Headline; default: the file's name.")]
 
 
-@app.callback()
-def _top() -> None:
-    """See what a generator of images makes, by group."""
-
-
-@app.command()
 def audit(
     file: File,
     attributes: Attributes = None,

@@ -1,0 +1,1 @@
+"""Small generators that learn from a larger one: networks, what they learn by, the training, and their file."""

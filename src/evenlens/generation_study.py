@@ -1,0 +1,289 @@
+"""A whole study of fair generation from one recipe: classifiers, teacher, audit, balance, students, comparison.
+
+Each stage is a file or folder of its own, and what is there already is not made again: a killed study goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, ValidationError
+
+from evenlens import generation, run, sweeps
+from evenlens.config import Section, make_config, read_toml
+from evenlens.errors import UserError
+from evenlens.files import write_json
+from evenlens.generation import (
+    balancing,
+    classifiers,
+    comparing,
+    comparison_sides,
+    distillation,
+    fair_latents,
+    labelling,
+    latent_probe,
+    teachers,
+)
+from evenlens.generation.classifiers import FaceClassifier
+from evenlens.generation.generator import Generator
+from evenlens.generation.labels import Labels
+from evenlens.generation.samples import Samples, make_samples
+from evenlens.generation.students.settings import TEACHING, read_settings
+from evenlens.generation.targets import Targets
+from evenlens.generation.teachers.fair_sampler import FairSampler
+from evenlens.report import comparison_page, generation_page, student_page
+from evenlens.run import Watch, silent
+
+FAIR = "fair-latents"  # the teacher, with latents that are chosen by group
+RUN_KEYS = ("run", "crop", "races")
+Tell = Callable[[str], None]
+"""Called with a sentence about what was found."""
+
+
+class Made(Section):
+    """Samples of the teacher."""
+
+    count: int = Field(6000, ge=100)
+    seed: int = Field(1, ge=0)
+
+
+class Balance(Section):
+    """How samples are balanced."""
+
+    attributes: list[str] = Field(min_length=1)
+    min_margin: float = Field(0.0, ge=0, le=1)
+    total: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class Compare(Section):
+    """How teacher and students are compared."""
+
+    count: int = Field(2000, ge=100)
+    seed: int = Field(2, ge=0)
+
+
+class Study(Section):
+    """A recipe. Tables of settings are checked where they are used, before anything is made.
+
+    Attributes:
+        title: for people.
+        about: what it shows.
+        classifier: what labels samples, and what students learn from: a run, or how to make one.
+        judge: the other one, that no student has learned from.
+        teacher: a generator's address, or a data set and settings to teach one with.
+        samples: of the teacher.
+        balance: of the samples.
+        students: by name: settings, and whether it is asked for the group.
+        fair_latents: whether the teacher with chosen latents is compared, too.
+        compare: how.
+    """
+
+    title: str = "Fair generation"
+    about: str = ""
+    classifier: dict[str, Any]
+    judge: dict[str, Any]
+    teacher: dict[str, Any]
+    samples: Made = Made()
+    balance: Balance
+    students: dict[str, dict[str, Any]] = Field(min_length=1, max_length=4)
+    fair_latents: bool = True
+    compare: Compare = Compare()
+
+
+class Outcome(NamedTuple):
+    """What a study made.
+
+    Attributes:
+        folder: of it all.
+        page: the comparison.
+        variation: total variation to the target of each generator, by attribute and name, as the judge sees it.
+        seconds: of each stage.
+    """
+
+    folder: Path
+    page: Path
+    variation: dict[str, dict[str, float]]
+    seconds: dict[str, float]
+
+
+def read_study(path: Path) -> Study:
+    """Read a recipe.
+
+    Raises:
+        UserError: no such file, an unknown key, or something that is missing.
+    """
+    try:
+        study = Study.model_validate(read_toml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path}: '{place}' cannot be used: {first['msg'].replace('Input should', 'it must')}."
+        ) from None
+    for name, given in study.students.items():
+        read_settings({key: value for key, value in given.items() if key != "conditional"})
+        comparing.names_of([name])
+    for name in ("classifier", "judge"):
+        _check_network(path, name, getattr(study, name))
+    _check_teacher(path, study.teacher)
+    return study
+
+
+def _check_network(path: Path, name: str, given: Mapping[str, Any]) -> None:
+    if "run" in given:
+        strange = sorted(set(given) - set(RUN_KEYS))
+        if strange:
+            raise UserError(f"{path}: {name} names a run, beside which {strange[0]} means nothing: leave it out.")
+    elif len(sweeps.expand(dict(given)).configs) != 1:
+        raise UserError(f"{path}: {name} must be one run; give one value for each setting.")
+
+
+def _check_teacher(path: Path, given: Mapping[str, Any]) -> None:
+    if ("address" in given) == ("dataset" in given):
+        raise UserError(f"{path}: the teacher is either an address, or a data set to teach it with.")
+    if "dataset" in given:
+        own = {key: value for key, value in given.items() if key not in ("dataset", "data")}
+        read_settings({**TEACHING, **own})
+
+
+def make(study: Study, folder: Path | str, watch: Watch = silent, tell: Tell = lambda text: None) -> Outcome:
+    """Make all stages that are not there yet.
+
+    Args:
+        study: as `read_study` gives it.
+        folder: for everything that is made.
+        watch: told of progress.
+        tell: told what was found.
+
+    Raises:
+        UserError: what the stages refuse.
+    """
+    return _Making(study, Path(folder), watch, tell).make()
+
+
+class _Making:
+    """One study under way."""
+
+    def __init__(self, study: Study, folder: Path, watch: Watch, tell: Tell) -> None:
+        self.study, self.folder, self.watch, self.tell = study, folder, watch, tell
+        self.seconds: dict[str, float] = {}
+
+    def make(self) -> Outcome:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        classifier, judge = (self._timed(name, self._network, name) for name in ("classifier", "judge"))
+        if classifier.fingerprint == judge.fingerprint:
+            raise UserError("The judge is the classifier itself: a student that deceives it would look balanced.")
+        teacher = self._timed("teacher", self._teacher)
+        samples = self._timed("samples", self._samples, teacher)
+        labels = self._timed("labels", self._labels, samples, classifier)
+        self._timed("audit", self._audit, labels, samples)
+        chosen = self._timed("balance", self._balance, labels)
+        students = {
+            name: self._timed(name, self._student, name, samples, chosen, classifier) for name in self.study.students
+        }
+        if self.study.fair_latents:
+            students = {FAIR: self._timed(FAIR, self._fair, teacher, samples, labels), **students}
+        return self._timed("compare", self._compare, teacher, students, judge)
+
+    def _timed(self, name: str, make: Callable[..., Any], *given: Any) -> Any:
+        began = time.perf_counter()
+        made = make(*given)
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+        return made
+
+    def _network(self, name: str) -> FaceClassifier:
+        given = dict(getattr(self.study, name))
+        if "run" in given:
+            return classifiers.load(str(given.pop("run")), **given)
+        made = run.train(sweeps.expand(given).configs[0], self.folder / "runs", self.watch)
+        found = classifiers.load(str(made.folder))
+        accuracy = made.metrics["test"]["accuracy"][0] if "test" in made.metrics else None
+        said = "" if accuracy is None else f", right about {100 * accuracy:.1f} % of test images"
+        self.tell(f"{name}: {found.title}{said}")
+        return found
+
+    def _teacher(self) -> Generator:
+        given = dict(self.study.teacher)
+        if "address" in given:
+            return teachers.load(given.pop("address"), **given)
+        dataset, data = given.pop("dataset"), given.pop("data", {})
+        config = make_config(dataset, "", {f"data.{key}": value for key, value in data.items()})
+        folder = distillation.teach(
+            config, self.folder / "teacher", read_settings({**TEACHING, **given}), watch=self.watch
+        )
+        student_page.write(folder)
+        return teachers.load(folder)
+
+    def _samples(self, teacher: Generator) -> Samples:
+        return make_samples(
+            teacher, self.folder / "faces", self.study.samples.count, self.study.samples.seed, watch=self.watch
+        )
+
+    def _labels(self, samples: Samples, classifier: FaceClassifier) -> Labels:
+        path = self.folder / "labels.parquet"
+        if not path.is_file():
+            found = labelling.label_images(samples.images, samples.ids.tolist(), [classifier], watch=self.watch)
+            generation.write_labels(found, path)
+        return generation.read_labels(path, list(classifier.attributes))
+
+    def _audit(self, labels: Labels, samples: Samples) -> None:
+        names = self.study.balance.attributes
+        joint = [names] if len(names) > 1 else []
+        found = generation.audit(labels, names, joint, title=f"{self.study.title}: the teacher")
+        sheets = [generation_page.sheet(name, generation.examples(labels, name), samples.images) for name in names]
+        generation_page.write(found.as_dict(), self.folder / "audit.html", sheets)
+        for part in found.parts:
+            first = part.found
+            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in
+                               zip(first.categories, (first.counts / first.n).tolist(), strict=True))  # fmt: skip
+            self.tell(f"teacher, {first.name}: {shares}")
+
+    def _balance(self, labels: Labels) -> balancing.Chosen:
+        asked, path = self.study.balance, self.folder / "chosen.parquet"
+        made = balancing.balance(
+            labels, asked.attributes, total=asked.total, seed=asked.seed, min_margin=asked.min_margin
+        )
+        balancing.write_chosen(made.chosen, path)
+        write_json(path.with_suffix(".json"), made.as_dict())
+        self.tell(f"balanced: {len(made.chosen):,} pairs, {100 * made.yielded:.1f} % of the samples")
+        return balancing.read_chosen(path)
+
+    def _student(self, name: str, samples: Samples, chosen: balancing.Chosen, classifier: FaceClassifier) -> Generator:
+        given = dict(self.study.students[name])
+        conditional = bool(given.pop("conditional", False))
+        folder = distillation.distil(
+            samples, self.folder / "students" / name, read_settings(given), chosen=chosen, conditional=conditional,
+            classifier=classifier, title=name, watch=self.watch,
+        )  # fmt: skip
+        student_page.write(folder)
+        return teachers.load(folder)
+
+    def _fair(self, teacher: Generator, samples: Samples, labels: Labels) -> Generator:
+        path, names = self.folder / "probe.safetensors", self.study.balance.attributes
+        if not path.is_file():
+            known = fair_latents.labelled_latents(samples, balancing.grouped(labels, names))
+            latent_probe.fit_probe(known.latents, known.group, known.groups, names, watch=self.watch).save(path)
+        return FairSampler(teacher, latent_probe.LatentProbe.load(path))
+
+    def _compare(self, teacher: Generator, students: Mapping[str, Generator], judge: FaceClassifier) -> Outcome:
+        names, asked = self.study.balance.attributes, self.study.compare
+        settings = comparison_sides.Settings(
+            asked.count, asked.seed, tuple(names), [names] if len(names) > 1 else [], Targets()
+        )
+        out = self.folder / "compare"
+        found = comparing.compare(teacher, students, out, [judge], settings, title=self.study.title, watch=self.watch)
+        page = comparison_page.write(found, out)
+        variation = {
+            part["name"]: {each["name"]: each["parts"][number]["distances"]["total_variation"]["value"]
+                           for each in found.content["generators"]}
+            for number, part in enumerate(found.content["generators"][0]["parts"])
+        }  # fmt: skip
+        content = {"variation": variation, "seconds": self.seconds, "torch": torch.__version__,
+                   "recipe": self.study.model_dump(mode="json")}  # fmt: skip
+        write_json(self.folder / "study.json", content)
+        return Outcome(self.folder, page, variation, self.seconds)
