@@ -11,11 +11,12 @@ import pytest
 import typer.main
 
 import evenlens
-from evenlens import cards, metrics, plan, registry, sweeps
+from evenlens import cards, generation_study, metrics, plan, registry, sweeps
 from evenlens.cli import app
 from evenlens.config import make_config, parse_overrides
 from evenlens.data import own
 from evenlens.datasets.avatars import Avatars
+from evenlens.generation.students.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -74,7 +75,7 @@ def test_every_method_and_data_set_has_one_card(package, page):
 
 def test_a_guide_without_marks_for_the_settings_is_refused():
     with pytest.raises(evenlens.UserError, match="must hold the lines"):
-        cards.with_settings("# Guide\n")
+        cards.with_table("# Guide\n", "settings", "")
 
 
 # ---- examples
@@ -178,6 +179,11 @@ def check_what_is_named(command, given):
     elif command == "sweep" and "ID" not in Path(given["recipe"]).parts:
         for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
             plan.complete(config)
+    elif command == "study":
+        generation_study.read_study(ROOT / given["recipe"])
+    elif command in ("distil", "teach"):
+        own = [pair for pair in given["settings"] or [] if not pair.startswith("data.")]
+        read_settings(parse_overrides(own))
     elif command == "list":
         assert given["what"] in (None, "methods", "datasets", "views", "metrics", "settings")
     elif command in ("sketch", "tone-leak"):

@@ -246,7 +246,7 @@ def test_without_a_detector_it_is_said_what_to_install(judge, tmp_path, monkeypa
     names = pictures(tmp_path / "images", 1)
     monkeypatch.setattr(face_crops, "_of_thread", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"OpenCV is needed.*pip install 'opencv-python-headless<5'"):
+    with pytest.raises(UserError, match=r"OpenCV is needed.*evenlens\[faces\]"):
         labelling.label_images(tmp_path / "images", names, [judge], detect=True)
     new = SimpleNamespace(__version__="5.0.0", __file__=str(tmp_path / "cv2.py"))
     monkeypatch.setitem(sys.modules, "cv2", new)

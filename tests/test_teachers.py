@@ -578,7 +578,7 @@ def test_without_diffusers_it_is_said_what_to_install(pipeline, monkeypatch):
     from evenlens.generation.teachers import diffusers_pipeline
 
     monkeypatch.setattr(diffusers_pipeline.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install diffusers"):
+    with pytest.raises(UserError, match=r"evenlens\[diffusers\]"):
         teachers.load(f"diffusers:{pipeline}", CPU)
 
 

@@ -2,7 +2,8 @@
 
     python -m evenlens.cards docs
 
-writes methods.md, datasets.md and views.md into the folder, and renews the table of settings in guide.md.
+writes methods.md, datasets.md and views.md into the folder, and renews the tables of settings in guide.md and
+generators.md.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from evenlens import datasets, methods, views
 from evenlens.config import SCALARS, SECTIONS, RunConfig, keyword_options, option_owners
 from evenlens.data.source import Source
 from evenlens.errors import UserError
+from evenlens.generation.students.settings import Settings
 from evenlens.method import Method, Range
 from evenlens.registry import PLAIN
 from evenlens.view import View
 
 WRITTEN = "<!-- Written by `python -m evenlens.cards docs` from the classes. Change those, not this file. -->"
-SETTINGS_START, SETTINGS_END = (
-    "<!-- settings: written by `python -m evenlens.cards docs` -->",
-    "<!-- end of settings -->",
-)
+START, END = "<!-- {}: written by `python -m evenlens.cards docs` -->", "<!-- end of {} -->"
 STAGES = {
     PLAIN: "not at all: it is what the others are compared with",
     "pre": "before training, on what is shown",
@@ -129,31 +128,39 @@ def settings_table() -> str:
     return _table(("setting", "default", "what it is"), rows)
 
 
-def with_settings(guide: str) -> str:
-    """Put the table of settings between its two marks in the guide.
+def student_settings_table() -> str:
+    """Write the table of a student's settings."""
+    fields = Settings.model_fields.items()
+    rows = [(f"`{key}`", _default(setting.default), setting.description or "") for key, setting in fields]
+    return _table(("setting", "default", "what it is"), rows)
+
+
+def with_table(page: str, name: str, table: str) -> str:
+    """Put a table between its two marks in a page.
 
     Raises:
         UserError: the marks are not there.
     """
-    before, start, rest = guide.partition(SETTINGS_START)
-    _, end, after = rest.partition(SETTINGS_END)
+    before, start, rest = page.partition(START.format(name))
+    _, end, after = rest.partition(END.format(name))
     if not (start and end):
-        raise UserError(f"The guide must hold the lines {SETTINGS_START} and {SETTINGS_END}, in this order.")
-    return f"{before}{start}\n\n{settings_table()}\n\n{end}{after}"
+        raise UserError(f"The page must hold the lines {START.format(name)} and {END.format(name)}, in this order.")
+    return f"{before}{start}\n\n{table}\n\n{end}{after}"
 
 
 def pages(folder: Path) -> dict[Path, str]:
     """Give what each written file of the documentation should hold.
 
     Args:
-        folder: of the documentation, where guide.md lies.
+        folder: of the documentation, where guide.md and generators.md lie.
     """
-    guide = folder / "guide.md"
+    guide, generators = folder / "guide.md", folder / "generators.md"
     return {
         folder / "methods.md": method_cards(),
         folder / "datasets.md": dataset_cards(),
         folder / "views.md": view_cards(),
-        guide: with_settings(guide.read_text(encoding="utf-8")),
+        guide: with_table(guide.read_text(encoding="utf-8"), "settings", settings_table()),
+        generators: with_table(generators.read_text(encoding="utf-8"), "student settings", student_settings_table()),
     }
 
 

@@ -202,8 +202,8 @@ class _Making:
             return classifiers.load(str(given.pop("run")), **given)
         made = run.train(sweeps.expand(given).configs[0], self.folder / "runs", self.watch)
         found = classifiers.load(str(made.folder))
-        accuracy = made.metrics["test"]["accuracy"][0] if "test" in made.metrics else None
-        said = "" if accuracy is None else f", right about {100 * accuracy:.1f} % of test images"
+        accuracy = made.metrics["test"]["metrics"]["accuracy"][0]
+        said = f", right about {100 * accuracy:.1f} % of test images"
         self.tell(f"{name}: {found.title}{said}")
         return found
 

@@ -91,13 +91,13 @@ def _open() -> Any:
         import cv2
     except ImportError:
         raise UserError(
-            "To find faces OpenCV is needed, which is not here: pip install 'opencv-python-headless<5'; or label "
+            "To find faces OpenCV is needed, which is not here: pip install 'evenlens[faces]'; or label "
             "aligned images without --detect."
         ) from None
     path = Path(cv2.__file__).parent / "data" / CASCADE
     if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
         raise UserError(
-            f"OpenCV {cv2.__version__} has no cascade for faces any more: pip install 'opencv-python-headless<5'; or "
+            f"OpenCV {cv2.__version__} has no cascade for faces any more: pip install 'evenlens[faces]'; or "
             "label aligned images without --detect."
         )
     return cv2.CascadeClassifier(str(path))

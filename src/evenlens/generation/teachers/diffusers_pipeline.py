@@ -57,7 +57,9 @@ def load(address: str, device: torch.device, steps: int = 50) -> Diffusion:
     _wrapped.check_count("steps", steps, 1)
     _check_folder(folder)
     if importlib.util.find_spec("diffusers") is None:
-        raise UserError("Generators of diffusers take that library, which is not installed: pip install diffusers.")
+        raise UserError(
+            "Generators of diffusers take that library, which is not installed: pip install 'evenlens[diffusers]'."
+        )
     diffusers: Any = importlib.import_module("diffusers")
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     try:
