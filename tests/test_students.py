@@ -2,21 +2,27 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from torch.nn import functional
 
 from evenlens.errors import UserError
 from evenlens.generation import distillation, teachers
 from evenlens.generation.balancing import Chosen
 from evenlens.generation.generator import Generator
+from evenlens.generation.latent_probe import LatentProbe
 from evenlens.generation.samples import Samples, make_samples
-from evenlens.generation.students import choosing, student_file, terms
+from evenlens.generation.students import choosing, distilling, student_file, terms
 from evenlens.generation.students.nets import Discriminator, StudentNet
 from evenlens.generation.students.settings import Settings, read_settings
-from evenlens.generation.students.training import Material, Training
+from evenlens.generation.students.training import Material, Training, fixed_latents
+from evenlens.generation.targets import Targets
+from evenlens.generation.teachers.fair_sampler import FairSampler
 from evenlens.report import student_page
 
 CPU = torch.device("cpu")
@@ -34,7 +40,7 @@ def seeded(seed=0):
 class Looking:
     """A classifier that sees whether an image is bright, by its mean: light or dark."""
 
-    title, fingerprint, size, crop, differentiable = "brightness", "0" * 16, 8, 1.0, True
+    title, fingerprint, size, crop, differentiable, has_features = "brightness", "0" * 16, 8, 1.0, True, True
     attributes = {"tone": ("dark", "light")}
 
     def to(self, device):
@@ -519,3 +525,273 @@ def test_the_page_shows_curves_and_which_epoch_was_kept(tmp_path, lamps, chosen)
     assert "<b>small" not in page
     assert "dark, light" in page
     assert (folder / "curves.svg").read_text().startswith("<svg")
+
+
+# ---- what goes wrong
+
+
+class Scarf(Looking):
+    """A classifier of two attributes, that also sees whether an image is red."""
+
+    attributes = {"tone": ("dark", "light"), "scarf": ("no", "yes")}
+
+    def logits(self, image):
+        red = 8 * (image[:, 0] - image[:, 2]).mean((1, 2))
+        return {**super().logits(image), "scarf": torch.stack([-red, red], 1)}
+
+
+@pytest.fixture(scope="module")
+def crossed(lamps):
+    """Pairs of four groups: tone and scarf, as the classifier of both sees them."""
+    image = torch.from_numpy(lamps.pixels()).permute(0, 3, 1, 2).float() / 255
+    tone, scarf = (values.argmax(1).numpy() for values in Scarf().logits(image).values())
+    group = 2 * tone + scarf
+    rows = np.concatenate([np.flatnonzero(group == k)[:24] for k in range(4)])
+    parts = (("dark", "no"), ("dark", "yes"), ("light", "no"), ("light", "yes"))
+    return Chosen(lamps.ids[rows], group[rows], tuple(map(", ".join, parts)), ("tone", "scarf"), parts)
+
+
+def test_a_student_of_joint_groups_is_asked_for_both_attributes(tmp_path, lamps, crossed):
+    folder = distillation.distil(lamps, tmp_path / "s", asked(group=0.5), chosen=crossed, conditional=True,
+                                 classifier=Scarf())  # fmt: skip
+    student = teachers.load(folder)
+    assert student.attribute == "tone and scarf"
+    assert student.levels[1] == {"tone": "dark", "scarf": "yes"}
+    target = Targets({"tone": {"dark": 0.25, "light": 0.75}})
+    assert target.asked(student.levels).tolist() == pytest.approx([0.125, 0.125, 0.375, 0.375])
+    assert Targets().asked(student.levels) is None
+    with pytest.raises(UserError, match="wants none of what can be asked for"):
+        Targets({"tone": {"dark": 0.0, "light": 0.0, "grey": 1.0}}).asked(student.levels)
+
+
+def test_the_group_term_asks_each_attribute_for_its_own_class(crossed):
+    groups = tuple(dict(zip(crossed.attributes, parts, strict=True)) for parts in crossed.parts)
+    lessons = linear_lessons(64)
+    material = Material(lessons.pixels, lessons.latents, torch.arange(64) % 4, groups)
+    training = Training(material, Settings(**SMALL, group=1.0), CPU, Scarf())
+    assert {name: level.tolist() for name, level in training.levels.items()} == {
+        "tone": [0, 0, 1, 1], "scarf": [0, 1, 0, 1]
+    }  # fmt: skip
+    with pytest.raises(UserError, match="does not know scarf"):
+        Training(material, Settings(**SMALL, group=1.0), CPU, Looking())
+
+
+def test_a_student_is_asked_for_the_shares_of_a_target_that_is_not_uniform(tmp_path, lamps, chosen):
+    target = Targets({"tone": {"dark": 0.9, "light": 0.1}})
+    folder = distillation.distil(lamps, tmp_path / "s", asked(fresh=True), chosen=chosen, conditional=True,
+                                 classifier=Looking(), target=target)  # fmt: skip
+    assert student_file.read_info(folder)["chosen_by"]["target"] == {"tone": pytest.approx([0.9, 0.1])}
+    latents, labels = fixed_latents(
+        teachers.load(folder).net, 50, 0, target.asked(({"tone": "dark"}, {"tone": "light"}))
+    )
+    assert torch.bincount(labels).tolist() == [45, 5]
+    assert len(latents) == 50
+    lessons = linear_lessons(64)
+    groups = ({"tone": "dark"}, {"tone": "light"})
+    material = Material(lessons.pixels, lessons.latents, torch.arange(64) % 2, groups, np.array([0.9, 0.1]))
+    drawn = Training(material, Settings(**SMALL), CPU)._asked(4000, seeded())
+    assert float(drawn.float().mean()) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"target": {"tone": {"dark": 0.5, "green": 0.3, "light": 0.2}}, "classifier": Looking()}, "green"),
+        ({"target": {"tone": {"dark": 0.5, "light": 0.5}}}, "add --classifier or --conditional"),
+        ({"target": {"size": {"small": 1.0}}, "classifier": Looking()}, "attribute with a target 'size'"),
+        ({"settings": {"latent_size": 9}}, "latent_size=9 is not allowed here"),
+        ({"attributes": ("tone",)}, "name one with --classifier"),
+    ],
+    ids=["class", "nobody to ask", "attribute", "latent size", "no classifier"],
+)
+def test_what_a_student_cannot_be_asked_is_refused(tmp_path, lamps, more, said):
+    target = Targets(more.pop("target", {}))
+    settings = asked(**more.pop("settings", {}))
+    with pytest.raises(UserError, match=said):
+        distillation.distil(lamps, tmp_path / "s", settings, target=target, **more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_that_knows_none_of_the_chosen_attributes_is_refused(tmp_path, lamps, chosen):
+    other = Chosen(chosen.ids, chosen.group, chosen.groups, ("hat",))
+    with pytest.raises(UserError, match="attribute of brightness 'hat'"):
+        distillation.distil(lamps, tmp_path / "s", asked(), chosen=other, classifier=Looking())
+
+
+def test_latents_that_are_not_normal_are_refused(tmp_path, lamps):
+    odd = replace(lamps, latents=lamps.latents + 1)
+    with pytest.raises(UserError, match="given standard normal numbers"):
+        distillation.distil(odd, tmp_path / "s", asked())
+
+
+def test_a_refused_training_leaves_nothing(tmp_path, lamps):
+    with pytest.raises(UserError, match="asked for a group"):
+        distillation.distil(lamps, tmp_path / "s", asked(group=0.3), classifier=Looking())
+    blind = type("Blind", (Looking,), {"differentiable": False})()
+    with pytest.raises(UserError, match="gives no gradient, which diversity needs"):
+        distillation.distil(lamps, tmp_path / "s", asked(diversity=0.3), classifier=blind)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
+
+
+def test_half_precision_trains_and_is_kept_in_full(tmp_path, lamps, chosen):
+    settings = asked(precision="bf16", gradient_penalty=1.0, kind="non_saturating", fresh=True, group=0.3)
+    folder = distillation.distil(lamps, tmp_path / "s", settings, chosen=chosen, conditional=True, classifier=Looking())
+    assert all(value.dtype == torch.float32 for value in teachers.load(folder).net.parameters())
+    seen = []
+    training = Training(linear_lessons(64), Settings(**SMALL, precision="bf16"), CPU)
+    training.net.blocks[0].point1.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    training.train_epoch()
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_a_feature_that_hardly_varies_does_not_outweigh_all_others():
+    class Dead(Looking):
+        def features(self, image):
+            plain = functional.adaptive_avg_pool2d(image, 2).flatten(1)
+            return torch.cat([plain, (image.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] - 0.6).clamp(min=0)], 1)
+
+    reference = np.random.default_rng(0).integers(0, 255, (80, 8, 8, 3), dtype=np.uint8)
+    chooser = choosing.Chooser(reference, Dead(), {}, 1.0, 64, CPU)
+    usual = np.sqrt(np.mean(np.square(chooser._seen(torch.from_numpy(reference).permute(0, 3, 1, 2) / 255)[0].numpy()
+                                      .std(0))))  # fmt: skip
+    assert chooser._spread[-1] == pytest.approx(0.1 * usual, rel=1e-4)
+    assert (chooser._spread[:-1] > 0.5 * usual).all()
+
+
+def test_without_features_mean_colours_choose_and_the_classifier_still_counts():
+    reference = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), dtype=np.uint8)
+    script = type("Script", (Looking,), {"has_features": False})()
+    chooser = choosing.Chooser(reference, script, {"tone": torch.tensor([0.5, 0.5])}, 1.0, 64, CPU)
+    assert chooser.extractor == "mean colours of 8 x 8 areas"
+    assert set(chooser.score(StudentNet(size=8, latent_size=4, channels=4).eval())) == {"kid", "variation", "score"}
+
+
+def test_features_that_are_no_numbers_choose_nothing():
+    reference = np.zeros((40, 8, 8, 3), dtype=np.uint8)
+    odd = type("Odd", (Looking,), {"features": lambda self, image: image.flatten(1) * float("nan")})()
+    with pytest.raises(UserError, match="are not finite"):
+        choosing.Chooser(reference, odd, {}, 1.0, 64, CPU).score(StudentNet(size=8, latent_size=4, channels=4).eval())
+
+
+def test_an_image_that_is_there_several_times_is_held_out_with_all_its_rows():
+    image = np.repeat(np.arange(100), 3)
+    material = Material(np.zeros((300, 8, 8, 3), np.uint8), image=image)
+    held = distilling._held_out(material, 1)
+    assert held.sum() == 3 * 16
+    assert not set(image[held]) & set(image[~held])
+    assert distilling._held_out(Material(np.zeros((40, 1, 1, 3), np.uint8)), 1).sum() == 16
+    assert distilling._held_out(Material(np.zeros((20_000, 1, 1, 3), np.uint8)), 1).sum() == 1000
+
+
+@pytest.mark.parametrize(("labels", "high"), [(0, 8), (2, 8), (3, 6), (7, 7), (14, 14)])
+def test_a_grid_asks_each_latent_for_every_label(tmp_path, labels, high):
+    net = StudentNet(size=8, latent_size=4, channels=4, num_labels=labels).eval()
+    asked_for = []
+    hook = net.register_forward_hook(lambda module, given, made: asked_for.append(given))
+    distilling.draw_grid(net, tmp_path / "grid.png", CPU)
+    hook.remove()
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.size == (8 * 66 + 2, high * 66 + 2)
+    latent, label = asked_for[0]
+    if labels:
+        each = {tuple(row): set() for row in latent.tolist()}
+        for row, wanted in zip(latent.tolist(), label.tolist(), strict=True):
+            each[tuple(row)].add(wanted)
+        assert all(found == set(range(labels)) for found in each.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda info: info["net"].update(channels=10**9), lambda info: info.update(labels=["one"]),
+        lambda info: info.pop("title"), lambda info: info.update(net=[]),
+        lambda info: info["net"].update(latent_size=-1), lambda info: info.update(format=9),
+    ],
+    ids=["too large", "labels", "no title", "no net", "negative", "format"],
+)  # fmt: skip
+def test_a_students_description_is_not_believed(tmp_path, lamps, change):
+    folder = distillation.distil(lamps, tmp_path / "s", asked(epochs=1, steps=1))
+    info = json.loads((folder / "student.json").read_text())
+    change(info)
+    (folder / "student.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="make it again"):
+        teachers.load(folder)
+
+
+def test_a_damaged_student_is_no_traceback_where_it_would_be_made_again(tmp_path, lamps):
+    folder = distillation.distil(lamps, tmp_path / "s", asked(epochs=1, steps=1))
+    (folder / "student.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        distillation.distil(lamps, folder, asked(epochs=1, steps=1))
+
+
+# ---- the cheap rival
+
+
+class Halves(nn.Module):
+    """A probe whose answer follows from the first number of a latent."""
+
+    def __init__(self, shift=0.0, slope=2.0):
+        super().__init__()
+        self.shift, self.slope = nn.Parameter(torch.tensor(float(shift))), slope
+
+    def forward(self, latent):
+        return torch.stack([torch.zeros(len(latent)), self.slope * (latent[:, 0] - self.shift)], 1)
+
+
+class Echo(Generator):
+    """A teacher whose images say the first three numbers of the latent."""
+
+    def __init__(self, **more):
+        super().__init__(title="echo", latent_size=4, size=8, fingerprint="2" * 16, **more)
+
+    def draw(self, latent, label):
+        return torch.sigmoid(latent[:, :3, None, None]).expand(-1, -1, 8, 8)
+
+
+def probe(shift=0.0, size=4, slope=2.0):
+    return LatentProbe(("dark", "light"), ("tone",), size, None, Halves(shift, slope).requires_grad_(False))
+
+
+def test_fair_latents_follow_those_of_the_group():
+    sampler = FairSampler(Echo(), probe(), seed=1)
+    latent = sampler.latents(4000, 5)
+    for label, sign in ((0, -1), (1, 1)):
+        found = sampler.sample(latent, torch.full((4000,), label))[:, 0, 0, 0].double()
+        found = torch.log(found / (1 - found))
+        z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+        weight = torch.exp(-z * z / 2) * torch.sigmoid(sign * 2 * z)  # p(z) p(group | z)
+        mean = float((z * weight).sum() / weight.sum())
+        deviation = float((z * z * weight).sum() / weight.sum() - mean**2) ** 0.5
+        assert float(found.mean()) == pytest.approx(mean, abs=0.06)
+        assert float(found.std()) == pytest.approx(deviation, abs=0.06)
+
+
+def test_fair_latents_are_always_the_same_for_a_latent_and_a_label():
+    sampler = FairSampler(Echo(), probe())
+    latent = sampler.latents(64, 5)
+    dark, light = (sampler.sample(latent, torch.full((64,), label)) for label in (0, 1))
+    assert torch.equal(dark[10:20], sampler.sample(latent[10:20], torch.zeros(10, dtype=torch.int64)))
+    assert (dark != light).flatten(1).any(1).all()
+    assert len(torch.unique(dark[:, :, 0, 0], dim=0)) > 60  # another latent, another image
+    assert (sampler.attribute, sampler.labels) == ("tone", ("dark", "light"))
+
+
+def test_another_probe_or_seed_is_another_generator():
+    found = {FairSampler(Echo(), probe(shift), seed).fingerprint for shift, seed in ((0, 0), (0.5, 0), (0, 1))}
+    assert len(found) == 3
+    assert FairSampler(Echo(), probe()).fingerprint in found
+
+
+@pytest.mark.parametrize(
+    ("teacher", "given", "said"),
+    [
+        (Echo(), probe(size=5), "latents of 5 numbers"),
+        (Echo(), probe(shift=9.0, slope=8.0), "hardly ever makes that group"),
+        (Echo(attribute="tone", labels=("dark", "light")), probe(), "asked for its tone already"),
+    ],
+    ids=["other latents", "rare group", "labels"],
+)
+def test_a_teacher_that_cannot_be_sampled_fairly_is_refused(teacher, given, said):
+    with pytest.raises(UserError, match=said):
+        FairSampler(teacher, given)

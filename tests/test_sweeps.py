@@ -16,7 +16,7 @@ SHORT = {"train.epochs": 1, "train.batch_size": 64, "precision": "fp32", "data.n
 
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.toml") if path.parent.name != "generation")
 
 
 def recipe(**content):

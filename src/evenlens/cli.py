@@ -19,14 +19,16 @@ from evenlens import (
     cli_generate,
     cli_sketch,
     cli_tone_leak,
+    cli_track,
     cli_verify,
     registry,
     terminal,
 )
+from evenlens.cli_track import Track, find_runs
 from evenlens.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from evenlens.run import Run
+    from evenlens.report.figures import Shown
 
 app = typer.Typer(
     name="evenlens",
@@ -44,6 +46,7 @@ app.command()(cli_compress.compress)
 app.command()(cli_export.export)
 app.command("tone-leak")(cli_tone_leak.tone_leak)
 app.command()(cli_sketch.sketch)
+app.command()(cli_track.track)
 app.command()(cli_verify.verify)
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no public name; the parent of all wrong arguments
 INTERRUPTED = 130
@@ -111,6 +114,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 1,
     runs: RunsFolder = Path("runs"),
+    track: Track = None,
 ) -> None:
     """Train one method, select on validation data, test once.
 
@@ -127,9 +131,10 @@ def train(
     """
     from evenlens import run as running
     from evenlens.config import make_config, parse_overrides
+    from evenlens.following import following
 
     config = make_config(dataset, method, {"seed": seed, **parse_overrides(settings or [])})
-    with terminal.watching(f"{dataset} {method}") as watch:
+    with terminal.watching(f"{dataset} {method}") as watch, following(runs, track or [], terminal.warn):
         made = running.train(config, runs, watch)
     terminal.print_run(made)
 
@@ -144,10 +149,12 @@ def sweep(
     page: Annotated[
         Path | None,
         typer.Option(
-            "--page", help="Also write the report to this HTML file; of several tasks, one numbered file each."
+            "--page",
+            help="Also write the report to this HTML file; of several tasks, one numbered file each and this one.",
         ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    track: Track = None,
 ) -> None:
     """Make every run of a recipe that is not there yet, side by side, and show the table.
 
@@ -157,12 +164,16 @@ def sweep(
       method = ["erm", "oversampling"]
       seed = [1, 2, 3]
       train.epochs = 12
+
+    With search = 20, every method has its defaults and 19 draws from its own ranges; validation images choose one.
     """
+    from evenlens.following import following
     from evenlens.sweeps import read_recipe
 
     read = read_recipe(recipe)
     command = f"evenlens sweep {recipe}"
-    failed = _sweep_and_show(read, runs, jobs, page, markdown, command)
+    with following(runs, track or [], terminal.warn):
+        failed = _sweep_and_show(read, runs, jobs, page, markdown, command)
     if failed:
         raise UserError(f"{len(failed)} of {len(read.configs)} runs failed; the same command tries them again.")
 
@@ -197,11 +208,22 @@ def report(
         bool, typer.Option(help="Show test images that are predicted wrong; their licence goes with the page.")
     ] = True,
 ) -> None:
-    """Write one self-contained HTML page about runs on the same data: tables, figures, images, how to repeat it."""
-    from evenlens.report import page as pages
+    """Write one self-contained HTML page about runs on the same data: tables, figures, images, how to repeat it.
 
-    written = pages.write(_find_runs(folders), page, title=title, baseline=baseline, pictures=pictures)
-    terminal.out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
+    Of several tasks it writes a numbered page each, and one before them that ranks the methods over all tasks.
+    """
+    from evenlens.report import page as pages
+    from evenlens.report import significance_page, summary
+
+    tasks = summary.by_task(find_runs(folders))
+    shown = {name: pages.show(summary.summarise(made), baseline) for name, made in tasks.items()}
+    for number, (name, one) in enumerate(shown.items(), start=1):
+        out = page if len(shown) == 1 else significance_page.numbered(page, number)
+        said = title if len(shown) == 1 else f"{title}: {name}"
+        written = pages.write(tasks[name], out, title=said, baseline=baseline, rows=one.rows, pictures=pictures)
+        terminal.out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
+    if len(shown) > 1:
+        _show_over_tasks(shown, page, False, title, "", None)
 
 
 @app.command("list")
@@ -296,7 +318,8 @@ def leakage(
 def _sweep_and_show(
     recipe: Any, runs: Path, jobs: int | None, page: Path | None, markdown: bool, command: str
 ) -> dict[str, str]:
-    from evenlens.report import compression, compression_words, summary
+    from evenlens import searching
+    from evenlens.report import compression, compression_words, search, significance, significance_page, summary
     from evenlens.report import page as pages
     from evenlens.run import Run
     from evenlens.sweeps import sweep as run_sweep
@@ -307,44 +330,55 @@ def _sweep_and_show(
         terminal.err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
     if not outcome.folders:
         return outcome.failed
-    tasks = summary.by_task(Run.open(folder) for folder in outcome.folders)
+    every = [Run.open(folder) for folder in outcome.folders]
+    searched = searching.choose(recipe.searches, every)
+    chosen = [run for each in searched if each.chosen for run in each.chosen.runs] if searched else every
+    tasks = summary.by_task(chosen)
+    shown = {}
     for number, (name, made) in enumerate(tasks.items(), start=1):
+        found = searching.of_task(searched, made[0])
         rows = summary.sort_rows(summary.summarise(made), recipe.baseline)
         title = recipe.title if len(tasks) == 1 else f"{recipe.title}: {name}"
+        made_baseline = any(row.method == recipe.baseline for row in rows)  # its runs may have failed
+        shown[name] = pages.show(rows, recipe.baseline if made_baseline else None, sort=False)
+        tested = significance.find(shown[name])
         if markdown:
             print(f"\n### {name}\n\n" if len(tasks) > 1 else "", end="")
             print(summary.to_markdown(rows))
-            compressed = compression.find(pages.show(rows, recipe.baseline, sort=False))
+            print(f"\n{significance.to_markdown(tested)}")
+            compressed = compression.find(shown[name])
             if compressed:
                 print(f"\n{compression_words.to_markdown(compressed)}")
         else:
             terminal.print_rows(rows, title)
+            terminal.out.print(escape(significance.headline(tested)), soft_wrap=True, highlight=False)
+        for line in search.printed(found):
+            terminal.out.print(escape(line), soft_wrap=True, highlight=False)
         for note in made[0].metrics["notes"]:
             terminal.out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
         if page:
-            out = page if len(tasks) == 1 else page.with_stem(f"{page.stem}-{number}")
+            out = page if len(tasks) == 1 else significance_page.numbered(page, number)
             pages.write(
-                made, out, title=title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows
-            )
+                made, out, title=title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows,
+                found=found,
+            )  # fmt: skip
             terminal.out.print(f"Page: {escape(str(out.resolve()))}", soft_wrap=True)
+    if len(tasks) > 1:
+        _show_over_tasks(shown, page, markdown, recipe.title, recipe.about, command)
     return outcome.failed
 
 
-def _find_runs(folders: list[Path]) -> list[Run]:
-    from evenlens.run import Run
+def _show_over_tasks(
+    shown: dict[str, Shown], page: Path | None, markdown: bool, title: str, about: str, command: str | None
+) -> None:
+    """Show how methods rank over several tasks, and write the page that stands before theirs."""
+    from evenlens.report import significance_page, significance_tasks
 
-    found = []
-    for folder in folders:
-        if (folder / "metrics.json").is_file():
-            found.append(Run.open(folder))
-        elif folder.is_dir():
-            found += [
-                Run.open(path.parent)
-                for path in sorted(folder.glob("**/metrics.json"))
-                if not path.parent.name.startswith(".")  # of a run that is not complete
-            ]
-        else:
-            raise UserError(f"There is no folder {folder}: name run folders, or a folder that holds some.")
-    if not found:
-        raise UserError(f"No complete run below {', '.join(map(str, folders))}: make one with evenlens train.")
-    return found
+    found = significance_tasks.compare(shown)
+    if markdown:
+        print(f"\n### All tasks\n\n{significance_tasks.to_markdown(found)}")
+    else:
+        terminal.out.print(escape(significance_tasks.headline(found)), soft_wrap=True, highlight=False)
+    if page:
+        out = significance_page.write(found, page, title=title, about=about, command=command)
+        terminal.out.print(f"Page over all tasks: {escape(str(out.resolve()))}", soft_wrap=True)

@@ -1,21 +1,23 @@
 """A whole study of fair generation from one recipe: classifiers, teacher, audit, balance, students, comparison.
 
-Each stage is a file or folder of its own, and what is there already is not made again: a killed study goes on.
+Each stage is a file or folder of its own, and what is there already is not made again: a killed study goes on. What was
+made from something else, by another recipe, is refused.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
 
-from evenlens import generation, run, sweeps
-from evenlens.config import Section, make_config, read_toml
-from evenlens.errors import UserError
+from evenlens import datasets, generation, run, sweeps
+from evenlens.config import RunConfig, Section, make_config, read_toml
+from evenlens.errors import UserError, unknown
 from evenlens.files import write_json
 from evenlens.generation import (
     balancing,
@@ -33,13 +35,15 @@ from evenlens.generation.generator import Generator
 from evenlens.generation.labels import Labels
 from evenlens.generation.samples import Samples, make_samples
 from evenlens.generation.students.settings import TEACHING, read_settings
+from evenlens.generation.students.settings import Settings as StudentSettings
 from evenlens.generation.targets import Targets
 from evenlens.generation.teachers.fair_sampler import FairSampler
 from evenlens.report import comparison_page, generation_page, student_page
 from evenlens.run import Watch, silent
 
 FAIR = "fair-latents"  # the teacher, with latents that are chosen by group
-RUN_KEYS = ("run", "crop", "races")
+STAGES = "stages.json"  # what each file was made from
+S = TypeVar("S", bound=Section)
 Tell = Callable[[str], None]
 """Called with a sentence about what was found."""
 
@@ -49,6 +53,14 @@ class Made(Section):
 
     count: int = Field(6000, ge=100)
     seed: int = Field(1, ge=0)
+
+
+class Labeller(Section):
+    """A classifier that is there."""
+
+    run: str = Field(min_length=1)
+    crop: float = Field(1.0, gt=0, le=1)
+    races: Literal[7, 4] = 7
 
 
 class Balance(Section):
@@ -117,28 +129,38 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: no such file, an unknown key, or something that is missing.
     """
-    try:
-        study = Study.model_validate(read_toml(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path}: '{place}' cannot be used: {first['msg'].replace('Input should', 'it must')}."
-        ) from None
+    study = _read(Study, read_toml(path), path)
     for name, given in study.students.items():
-        read_settings({key: value for key, value in given.items() if key != "conditional"})
-        comparing.names_of([name])
+        place = f"students.{name}"
+        comparing.check_name(name)
+        if name == FAIR:
+            raise UserError(f"{path}: a student cannot be called {FAIR}, as the teacher with chosen latents is.")
+        conditional = given.get("conditional", False)
+        if not isinstance(conditional, bool):
+            raise UserError(f"{path}: '{place}.conditional' is true or false, and {conditional!r} was given.")
+        settings = read_settings({key: value for key, value in given.items() if key != "conditional"})
+        if settings.used("group") and not conditional:
+            raise UserError(f"{path}: '{place}.group' is for a student that is asked for one: add conditional = true.")
     for name in ("classifier", "judge"):
         _check_network(path, name, getattr(study, name))
     _check_teacher(path, study.teacher)
     return study
 
 
+def _read(kind: type[S], content: Mapping[str, Any], path: Path, place: str = "") -> S:
+    """Check a table of the recipe by name and value."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = place + ".".join(str(part) for part in first["loc"])
+        message = first["msg"].replace("Input should", "it must")
+        raise UserError(f"{path}: '{where}' cannot be used: {message}.") from None
+
+
 def _check_network(path: Path, name: str, given: Mapping[str, Any]) -> None:
     if "run" in given:
-        strange = sorted(set(given) - set(RUN_KEYS))
-        if strange:
-            raise UserError(f"{path}: {name} names a run, beside which {strange[0]} means nothing: leave it out.")
+        _read(Labeller, given, path, f"{name}.")
     elif len(sweeps.expand(dict(given)).configs) != 1:
         raise UserError(f"{path}: {name} must be one run; give one value for each setting.")
 
@@ -146,9 +168,18 @@ def _check_network(path: Path, name: str, given: Mapping[str, Any]) -> None:
 def _check_teacher(path: Path, given: Mapping[str, Any]) -> None:
     if ("address" in given) == ("dataset" in given):
         raise UserError(f"{path}: the teacher is either an address, or a data set to teach it with.")
+    if not isinstance(given.get("address", given.get("dataset")), str) or not isinstance(given.get("data", {}), dict):
+        raise UserError(f"{path}: the teacher's address or dataset is a text, and its data a table.")
     if "dataset" in given:
-        own = {key: value for key, value in given.items() if key not in ("dataset", "data")}
-        read_settings({**TEACHING, **own})
+        config, _ = _taught(given)
+        datasets.get(config.dataset, config.data.root)
+
+
+def _taught(given: Mapping[str, Any]) -> tuple[RunConfig, StudentSettings]:
+    """Read how a teacher is taught: which images, and the settings of the training."""
+    own = {key: value for key, value in given.items() if key not in ("dataset", "data")}
+    data = {f"data.{key}": value for key, value in given.get("data", {}).items()}
+    return make_config(given["dataset"], "", data), read_settings({**TEACHING, **own})
 
 
 def make(study: Study, folder: Path | str, watch: Watch = silent, tell: Tell = lambda text: None) -> Outcome:
@@ -174,27 +205,54 @@ class _Making:
         self.seconds: dict[str, float] = {}
 
     def make(self) -> Outcome:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: name a folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
         classifier, judge = (self._timed(name, self._network, name) for name in ("classifier", "judge"))
         if classifier.fingerprint == judge.fingerprint:
             raise UserError("The judge is the classifier itself: a student that deceives it would look balanced.")
+        for name in self.study.balance.attributes:
+            for one in (classifier, judge):
+                if name not in one.attributes:
+                    raise unknown(f"attribute to balance of {one.title}", name, one.attributes)
         teacher = self._timed("teacher", self._teacher)
+        if teacher.labels and self.study.fair_latents:
+            raise UserError(
+                f"{teacher.title} takes labels, so its latents alone say no group: set fair_latents = false."
+            )
         samples = self._timed("samples", self._samples, teacher)
         labels = self._timed("labels", self._labels, samples, classifier)
         self._timed("audit", self._audit, labels, samples)
-        chosen = self._timed("balance", self._balance, labels)
+        source = {"samples": samples.fingerprint, "classifier": classifier.fingerprint}
+        chosen = self._timed("balance", self._balance, labels, source)
+        fair = (
+            {FAIR: self._timed(FAIR, self._fair, teacher, samples, labels, source)} if self.study.fair_latents else {}
+        )
         students = {
             name: self._timed(name, self._student, name, samples, chosen, classifier) for name in self.study.students
         }
-        if self.study.fair_latents:
-            students = {FAIR: self._timed(FAIR, self._fair, teacher, samples, labels), **students}
-        return self._timed("compare", self._compare, teacher, students, judge)
+        return self._timed("compare", self._compare, teacher, {**fair, **students}, judge)
 
     def _timed(self, name: str, make: Callable[..., Any], *given: Any) -> Any:
         began = time.perf_counter()
         made = make(*given)
         self.seconds[name] = round(time.perf_counter() - began, 1)
         return made
+
+    def _check_stage(self, path: Path, source: Mapping[str, Any]) -> bool:
+        """Say whether a file is there, made from the same; write down what it is made from before it is made."""
+        stages = self.folder / STAGES
+        try:
+            known = json.loads(stages.read_text(encoding="utf-8")) if stages.is_file() else {}
+            was = known.get(path.name)
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{stages} is damaged ({error}): delete it and {path}.") from None
+        if path.is_file():
+            if was != source:
+                raise UserError(f"{path} was made by another recipe: name another folder with --out, or delete it.")
+            return True
+        write_json(stages, {**known, path.name: source})
+        return False
 
     def _network(self, name: str) -> FaceClassifier:
         given = dict(getattr(self.study, name))
@@ -211,11 +269,8 @@ class _Making:
         given = dict(self.study.teacher)
         if "address" in given:
             return teachers.load(given.pop("address"), **given)
-        dataset, data = given.pop("dataset"), given.pop("data", {})
-        config = make_config(dataset, "", {f"data.{key}": value for key, value in data.items()})
-        folder = distillation.teach(
-            config, self.folder / "teacher", read_settings({**TEACHING, **given}), watch=self.watch
-        )
+        config, settings = _taught(given)
+        folder = distillation.teach(config, self.folder / "teacher", settings, watch=self.watch)
         student_page.write(folder)
         return teachers.load(folder)
 
@@ -226,7 +281,8 @@ class _Making:
 
     def _labels(self, samples: Samples, classifier: FaceClassifier) -> Labels:
         path = self.folder / "labels.parquet"
-        if not path.is_file():
+        source = {"samples": samples.fingerprint, "classifier": classifier.fingerprint}
+        if not self._check_stage(path, source):
             found = labelling.label_images(samples.images, samples.ids.tolist(), [classifier], watch=self.watch)
             generation.write_labels(found, path)
         return generation.read_labels(path, list(classifier.attributes))
@@ -243,8 +299,9 @@ class _Making:
                                zip(first.categories, (first.counts / first.n).tolist(), strict=True))  # fmt: skip
             self.tell(f"teacher, {first.name}: {shares}")
 
-    def _balance(self, labels: Labels) -> balancing.Chosen:
+    def _balance(self, labels: Labels, source: Mapping[str, Any]) -> balancing.Chosen:
         asked, path = self.study.balance, self.folder / "chosen.parquet"
+        self._check_stage(path, {**source, "balance": asked.model_dump()})
         made = balancing.balance(
             labels, asked.attributes, total=asked.total, seed=asked.seed, min_margin=asked.min_margin
         )
@@ -263,9 +320,9 @@ class _Making:
         student_page.write(folder)
         return teachers.load(folder)
 
-    def _fair(self, teacher: Generator, samples: Samples, labels: Labels) -> Generator:
+    def _fair(self, teacher: Generator, samples: Samples, labels: Labels, source: Mapping[str, Any]) -> Generator:
         path, names = self.folder / "probe.safetensors", self.study.balance.attributes
-        if not path.is_file():
+        if not self._check_stage(path, {**source, "attributes": names}):
             known = fair_latents.labelled_latents(samples, balancing.grouped(labels, names))
             latent_probe.fit_probe(known.latents, known.group, known.groups, names, watch=self.watch).save(path)
         return FairSampler(teacher, latent_probe.LatentProbe.load(path))

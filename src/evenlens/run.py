@@ -189,6 +189,7 @@ class _Making:
         config = self.config
         if shutil.disk_usage(self.partial).free < 1 << 20:
             raise OSError(28, "No space left on device", str(self.partial))
+        (self.partial / "config.toml").write_text(to_toml(config))  # at once, for who looks on
         self.device = engine.start()
         splits = self.loaded.splits.near(self.device)
         required = required_runs(config, self.runs, self.loaded, self.watch)
@@ -331,7 +332,6 @@ class _Making:
             content["tone_leak"] = leak.as_dict()
         self._write_log()  # a run that was killed while writing it, after its last epoch, writes it here
         (self.partial / "metrics.json").write_text(json.dumps(content, indent=1))
-        (self.partial / "config.toml").write_text(to_toml(config))
         (self.partial / "environment.json").write_text(json.dumps(self._environment(precision), indent=1))
         write_predictions(self.partial / "predictions.parquet", parts)
         write_images(self.partial / "images.parquet", splits, started_from(config))

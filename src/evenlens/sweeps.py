@@ -6,16 +6,19 @@ import itertools
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evenlens.config import PHOTOGRAPH, SCALARS, RunConfig, make_config, read_config, read_toml
 from evenlens.errors import UserError, unknown
 from evenlens.processes import cores, deaf_to_ctrl_c
+
+if TYPE_CHECKING:
+    from evenlens.searching import Search
 
 LISTED = {"data.sensitive"}  # settings that are lists by nature, not lists of alternatives
 TOP = (
@@ -28,6 +31,8 @@ TOP = (
     "precision",
     "base",
     "baseline",
+    "search",
+    "search_seed",
     "data",
     "net",
     "train",
@@ -44,12 +49,14 @@ class Recipe(NamedTuple):
         about: what the result means and what not, in the recipe's own words.
         baseline: the method that the others are compared with; the first one if not said.
         configs: one a run.
+        searches: what is tried for each row of the table; empty where the recipe asks for no search.
     """
 
     title: str
     about: str
     baseline: str
     configs: list[RunConfig]
+    searches: Sequence[Search] = ()
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -63,7 +70,7 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     Args:
         content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
             `options.<method>` for the hyper-parameters of one method, `view.<name>` for the options of one view. A
-            run's config.toml is a recipe for one run.
+            run's config.toml is a recipe for one run. `search` is the number of draws from each method's ranges.
         name: title where the recipe has none.
 
     Raises:
@@ -103,7 +110,16 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     baseline = content.get("baseline", named[0])
     if baseline not in named:
         raise unknown("baseline of the recipe", baseline, named)
-    return Recipe(content.get("title", name), content.get("about", ""), baseline, configs)
+    said = content.get("title", name), content.get("about", ""), baseline
+    if "search" not in content:
+        if "search_seed" in content:
+            raise UserError("A recipe's search_seed is of a search: give search = the number of draws too.")
+        return Recipe(*said, configs)
+    from evenlens import searching
+
+    searches = searching.plan_searches(configs, content["search"], content.get("search_seed", 1))
+    tried = sorted((draw for search in searches for draw in search.draws), key=lambda draw: draw.number)
+    return Recipe(*said, [config for draw in tried for config in draw.configs], searches)
 
 
 def _options_of(kind: str, key: str, given: Any, named: list[Any], content: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def watching(title: str, in_bytes: bool = False) -> Iterator[Callable[[str, int,
         yield watch
 
 
+def warn(message: str) -> None:
+    """Print what a person should know, and go on."""
+    err.print(f"[yellow]![/] {escape(message)}", soft_wrap=True, highlight=False)
+
+
 @contextmanager
 def sweep_display(num_runs: int) -> Iterator[tuple[Callable[[Event], None], Callable[[str, int, int], None]]]:
     """Show one bar for the sweep and one for each run under way."""

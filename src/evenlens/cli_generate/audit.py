@@ -120,8 +120,8 @@ def audit(
     used = list(dict.fromkeys([*names, *joined]))
     others = generation.read_labels(against, used) if against else None
     found = generation.audit(
-        labels, names, crossed, targets.parse(target or [], used, faces), others, _confusions(confusion or [], names),
-        faces, confidence, title=title,
+        labels, names, crossed, targets.parse(target or [], used, faces), others,
+        read_confusions(confusion or [], names), faces, confidence, title=title,
     )  # fmt: skip
     quality = None
     if features and reference:
@@ -142,7 +142,7 @@ def _check_places(page: Path | None, json_out: Path | None, images: Path | None)
         raise UserError(f"There is no folder {images}: name the one that holds the images.")
 
 
-def _confusions(texts: list[str], names: list[str]) -> dict[str, Confusion]:
+def read_confusions(texts: list[str], names: list[str]) -> dict[str, Confusion]:
     """Read the classifier's errors, by attribute."""
     from evenlens.generation import read_confusion
 

@@ -76,7 +76,7 @@ def compare(
 
       evenlens generate compare faces student --out compared --by runs/judge --joint race,gender --count 5000
     """
-    from evenlens.cli_generate.audit import _confusions
+    from evenlens.cli_generate.audit import read_confusions
     from evenlens.generation import classifiers, comparing, targets, teachers
     from evenlens.generation.comparison_sides import Settings
     from evenlens.report import comparison_page
@@ -89,7 +89,7 @@ def compare(
     names = attributes or [name for judge in judges for name in judge.attributes]
     used = list(dict.fromkeys([*names, *(name for group in crossed for name in group)]))
     settings = Settings(
-        count, seed, tuple(names), crossed, targets.parse(target or [], used), _confusions(confusion or [], names),
+        count, seed, tuple(names), crossed, targets.parse(target or [], used), read_confusions(confusion or [], names),
         detect=detect, confidence=confidence,
     )  # fmt: skip
     opened = {name: teachers.load(each) for name, each in zip(comparing.names_of(students), students, strict=True)}

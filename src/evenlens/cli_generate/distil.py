@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +125,7 @@ def _tell(folder: Path) -> None:
     from evenlens.report import student_page
 
     info = read_info(folder)
-    page = student_page.write(folder)
+    page = student_page.write(folder, shlex.join(["evenlens", *sys.argv[1:]]))
     best = info["chosen"]
     apart = f", total variation {best['variation']:.3f}" if "variation" in best else ""
     terminal.out.print(

@@ -38,8 +38,8 @@ def study(
 
         done = generation_study.make(read, out, watch, tell)
     for attribute, found in done.variation.items():
-        table = Table(title=escape(f"{attribute}: total variation to equal shares"), title_justify="left",
-                      box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
+        terminal.out.print(escape(f"{attribute}: total variation to equal shares"), highlight=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("generator")
         table.add_column("as the judge sees it", justify="right")
         for name, value in found.items():

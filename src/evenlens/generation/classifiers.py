@@ -60,10 +60,12 @@ class FaceClassifier:
         crop: share of the side that it looks at, in (0, 1], about the middle.
         square: whether it looks at a square of the image's short side, and so never distorts; else at all of it.
         differentiable: whether gradients flow from its logits to the image.
+        has_features: whether it is known what its last layer sees.
         device: where it computes.
     """
 
     differentiable = True
+    has_features = False
 
     def __init__(self, title: str, fingerprint: str, outputs: Outputs, crop: float = 1.0, square: bool = False) -> None:
         self.title, self.fingerprint, self.outputs = title, fingerprint, outputs
@@ -146,7 +148,7 @@ class Network(FaceClassifier):
 
     def __init__(self, module: nn.Module, last: Callable[[Tensor], Tensor] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.module, self.last = module.eval(), last
+        self.module, self.last, self.has_features = module.eval(), last, last is not None
         for parameter in module.parameters():  # TorchScript has no requires_grad_
             parameter.requires_grad_(False)
 

@@ -27,7 +27,7 @@ from evenlens.generation.comparison_words import caveats
 from evenlens.generation.generator import Generator
 from evenlens.generation.labels import Attribute, Labels
 from evenlens.generation.quality import FEWEST
-from evenlens.generation.samples import INFO, Samples, even_labels
+from evenlens.generation.samples import INFO, Samples, asked_labels, even_labels
 from evenlens.generation.targets import Targets
 from evenlens.generation.teachers.folder import Folder
 from evenlens.run import Watch, silent
@@ -173,13 +173,18 @@ def _check_students(teacher: Generator, students: Mapping[str, Generator]) -> No
     if not 1 <= len(students) <= MOST:
         raise UserError(f"{len(students)} students were given: compare from 1 to {MOST} with their teacher.")
     for name, student in students.items():
-        if not NAME.fullmatch(name) or name in RESERVED:
-            raise UserError(f"A student cannot be called '{name}': take letters, digits, '.', '_' and '-'.")
+        check_name(name)
         if student.latent_size != teacher.latent_size:
             raise UserError(
                 f"{name} takes latents of {student.latent_size} numbers, and the teacher's have {teacher.latent_size}: "
                 "a student is compared with the teacher that it learnt from, on the same latents."
             )
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a student, and of its folder."""
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise UserError(f"A student cannot be called '{name}': take letters, digits, '.', '_' and '-'.")
 
 
 def _rehearse(known: Mapping[str, tuple[str, ...]], asked: Settings) -> None:
@@ -223,23 +228,10 @@ def _open_reference(path: Path, count: int, seed: int) -> tuple[Path, np.ndarray
 
 def _labels(generator: Generator, count: int, seed: int, target: Targets) -> Tensor | None:
     """Say what a generator with labels is asked to make (N,): the target's shares of them, in random order."""
-    name, labels = generator.attribute, generator.labels
-    if not labels:
+    if not generator.labels:
         return None
-    given = name in target.given or (target.labels is not None and name in target.labels.attributes)
-    if not given:
-        return even_labels(count, len(labels), seed)
-    classes = {name: tuple(dict.fromkeys([*labels, *target.classes(name)]))}
-    one = Targets({name: target.given[name]} if name in target.given else {}, target.labels).among(classes)
-    shares = one.shares((name,), classes)[0]
-    mine = np.asarray(shares)[: len(labels)]
-    if mine.sum() <= 0:
-        raise UserError(f"The target wants none of what {generator.title} makes ({', '.join(labels)}): change it.")
-    exact = count * mine / mine.sum()
-    quota = np.floor(exact).astype(np.int64)
-    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1  # the largest remainders
-    order = np.random.default_rng(seed).permutation(count)
-    return torch.from_numpy(np.repeat(np.arange(len(labels)), quota)[order])
+    shares = target.asked(generator.levels)
+    return even_labels(count, len(generator.labels), seed) if shares is None else asked_labels(count, shares, seed)
 
 
 def _try(generators: Mapping[str, Generator], latents: Tensor, labels: Mapping[str, Tensor | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Generator:
         size: height and width of its images in pixels.
         attribute: what its labels are of, such as "race"; "" where it takes none.
         labels: names of what it can be asked for, in order; none where it takes no label.
+        levels: of each label, the class of each attribute: more than one where it is asked for a combination.
         fingerprint: 16 hex digits that change when it would make other images.
         num_parameters: of its network; 0 where that is not known.
         num_bytes: of its file; 0 where there is none.
@@ -38,6 +40,7 @@ class Generator:
         fingerprint: str,
         attribute: str = "",
         labels: tuple[str, ...] = (),
+        levels: Sequence[Mapping[str, str]] = (),
         num_parameters: int = 0,
         num_bytes: int = 0,
         settings: dict[str, Any] | None = None,
@@ -45,6 +48,7 @@ class Generator:
     ) -> None:
         self.title, self.latent_size, self.size, self.fingerprint = title, latent_size, size, fingerprint
         self.attribute, self.labels = attribute, labels
+        self.levels = tuple(levels) or tuple({attribute: name} for name in labels)
         self.num_parameters, self.num_bytes = num_parameters, num_bytes
         self.settings = settings or {}
         self.device = device or torch.device("cpu")

@@ -23,12 +23,14 @@ from evenlens.data.paths import IMAGE_SUFFIXES, check_inside, check_paths, list_
 from evenlens.data.reading import check_columns, read_table
 from evenlens.errors import UserError
 from evenlens.files import replacing, write_json
+from evenlens.generation.balancing import quotas
 from evenlens.generation.generator import Generator
 from evenlens.processes import cores
 from evenlens.run import Watch, silent
 
 FORMAT = 1
 INFO, TABLE, LATENTS, IMAGES = "samples.json", "samples.parquet", "latents.npy", "images"
+OTHER_IMAGES = "s_images"  # what some programs call the folder of images
 FOREIGN = ("latents", "latentsz", "s_latentsz")  # folders of one .npy for each image, by the image's name
 MOST_AT_ONCE, PIXELS_AT_ONCE = 64, 1 << 22  # images and pixels that are made together
 
@@ -64,7 +66,8 @@ class Samples:
     @property
     def images(self) -> Path:
         """The folder of the images."""
-        return self.folder / (IMAGES if (self.folder / IMAGES).is_dir() else "s_images")
+        there = (name for name in (IMAGES, OTHER_IMAGES) if (self.folder / name).is_dir())
+        return self.folder / next(there, IMAGES)
 
     @property
     def size(self) -> int:
@@ -103,7 +106,8 @@ class Samples:
         store = open_files(files, size or self.size, "samples", lambda done, total: watch("decoding", done, total))
         if store.damaged:
             row, why = next(iter(store.damaged.items()))
-            raise UserError(f"{files[row]} cannot be read ({why}), and {len(store.damaged) - 1} more: make them again.")
+            more = f", and {len(store.damaged) - 1:,} more" if len(store.damaged) > 1 else ""
+            raise UserError(f"{files[row]} cannot be read ({why}){more}: make them again.")
         return store.pixels
 
     @classmethod
@@ -163,7 +167,7 @@ def _rows(found: list[str], there: int, folder: Path) -> np.ndarray:
 
 
 def _open_foreign(folder: Path) -> Samples:
-    images = next((folder / name for name in (IMAGES, "s_images") if (folder / name).is_dir()), None)
+    images = next((folder / name for name in (IMAGES, OTHER_IMAGES) if (folder / name).is_dir()), None)
     latents = next((folder / name for name in FOREIGN if (folder / name).is_dir()), None)
     if images is None or latents is None:
         raise UserError(
@@ -280,6 +284,12 @@ def even_labels(count: int, num: int, seed: int) -> Tensor:
     """Give labels (count,) in random order, as many of each of `num` as can be."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 1))
     return (torch.arange(count) % num)[order]
+
+
+def asked_labels(count: int, shares: np.ndarray, seed: int) -> Tensor:
+    """Give labels (count,) in random order, of each of K as many as its share (K,), summing to 1, says."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 1))
+    return torch.from_numpy(np.repeat(np.arange(len(shares)), quotas(shares, count)))[order]
 
 
 def _info(generator: Generator, latents: Tensor, label: Tensor | None, seed: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -89,6 +89,38 @@ class Targets:
         parts = [self._alone(name, classes[name]) for name in names]
         words = "the given shares" if len(names) == 1 else "the products of the attributes' targets"
         return reduce(lambda left, right: np.outer(left, right).ravel(), parts), words
+
+    def asked(self, groups: Sequence[Mapping[str, str]]) -> Floats | None:
+        """Give how often a generator is to be asked for each group.
+
+        Args:
+            groups: G of them: of each, the class of each attribute.
+
+        Returns:
+            (G,) summing to 1; None for equally often, which is so where nothing is said of their attributes.
+
+        Raises:
+            UserError: none of them is wanted, or a class that no group has lacks a share.
+        """
+        names = tuple(groups[0])
+        given = {name: self.given[name] for name in names if name in self.given}
+        known = self.labels is not None and all(name in given or name in self.labels.attributes for name in names)
+        if not given and not known:
+            return None
+        mine = Targets(given, self.labels if known else None)
+        classes = {name: tuple(dict.fromkeys([*(each[name] for each in groups), *mine.classes(name)]))
+                   for name in names}  # fmt: skip
+        shares = mine.among(classes).shares(names, classes)[0]
+        if shares is None:
+            return None
+        places = [[classes[name].index(each[name]) for each in groups] for name in names]
+        wanted = shares[np.ravel_multi_index(places, [len(classes[name]) for name in names])]
+        if wanted.sum() <= 0:
+            raise UserError(
+                f"The target wants none of what can be asked for "
+                f"({'; '.join(', '.join(each.values()) for each in groups)}): change it."
+            )
+        return wanted / wanted.sum()
 
     def _alone(self, name: str, classes: Sequence[str]) -> Floats:
         if name in self.given:

@@ -20,6 +20,9 @@ from evenlens.report import (
     compression_words,
     figures,
     images,
+    search,
+    significance,
+    significance_page,
     summary,
     tables,
     verdict,
@@ -29,6 +32,7 @@ from evenlens.report.compression import Compressed
 from evenlens.report.figures import Shown
 from evenlens.report.summary import Row
 from evenlens.run import Run
+from evenlens.searching import Found
 
 FORMAT = 1  # of the JSON beside the page
 
@@ -43,6 +47,7 @@ def write(
     command: str | None = None,
     rows: Sequence[Row] | None = None,
     pictures: bool = True,
+    found: Sequence[Found] = (),
 ) -> Path:
     """Write the page, and beside it the same content as JSON (`report.html` and `report.json`).
 
@@ -55,6 +60,7 @@ def write(
         command: the command that made the runs and the page.
         rows: the runs as `summary.summarise` gives them, where the caller has them already; kept in this order.
         pictures: show test images that are predicted wrong; whoever gets the page then gets these images.
+        found: the searches that chose these runs.
 
     Returns:
         the page's path.
@@ -68,8 +74,10 @@ def write(
     shown = show(rows or summary.summarise(runs), baseline, sort=rows is None)
     comparisons = verdict.compare(shown.rows, shown.baseline, shown.gap, shown.level)
     compressed = compression.find(shown)
-    page = render(shown, comparisons, compressed, title, about, command, pictures)
+    searched = search.find(shown, found)
+    page = render(shown, comparisons, compressed, title, about, command, pictures, search.section(searched, found))
     content = machine_readable(shown, comparisons, compressed, title, about, command)
+    content["search"] = search.machine_readable(searched, found)
     beside = json.dumps(content, indent=1, allow_nan=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((out.with_suffix(".json"), beside), (out, page)):
@@ -99,16 +107,19 @@ def render(
     about: str,
     command: str | None,
     pictures: bool,
+    searched: dict[str, Any],
 ) -> str:
     """Fill the template."""
     drawn = figures.all_figures(shown)
     of_compressed = compression_figures.all_figures(shown, compressed)
     viewed = views.find(shown)
     of_views = views.all_figures(viewed)
+    tested = significance_page.section(significance.find(shown))
     runs = [(run, mark) for row, mark in zip(shown.rows, shown.marks, strict=True) for run in row.runs]
+    every = [*drawn, *of_compressed, *of_views, *searched["search_figures"], *tested["figures"]]
     return bundle.render(
         "page.html",
-        {figure.key: figure.spec for figure in [*drawn, *of_compressed, *of_views]},
+        {figure.key: figure.spec for figure in every},
         title=title,
         about=[part.strip() for part in about.split("\n\n") if part.strip()],
         shown=shown,
@@ -120,6 +131,7 @@ def render(
         gap=metrics.get(shown.gap) if shown.gap else None,
         level=metrics.get(shown.level) if shown.level else None,
         against=tables.against(shown, comparisons),
+        significance=tested,
         best=shown.mark(shown.best) if shown.best else None,
         columns=tables.columns(),
         lines=tables.lines(shown),
@@ -128,6 +140,7 @@ def render(
         compression_figures=of_compressed,
         viewed=views.lines(viewed),
         view_figures=of_views,
+        **searched,
         figures=drawn,
         confusion=tables.confusion(shown),
         **_pictures(shown, pictures),
@@ -253,6 +266,7 @@ def machine_readable(
         "pareto_front": [shown.marks[k].letter for k in front],
         "rows": [_machine_row(row, mark.letter) for row, mark in zip(shown.rows, shown.marks, strict=True)],
         "comparisons": [_machine_comparison(shown, item) for item in comparisons],
+        "significance": _plain(significance.machine_readable(significance.find(shown))),
         "compression": _plain(compression_words.machine_readable(compressed)),
         "views": views.machine_readable(views.find(shown)),
     }

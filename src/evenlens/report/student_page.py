@@ -20,6 +20,7 @@ from evenlens.report.charts import COLOURS, Figure, spec, tooltip
 PAGE, CURVES = "student.html", "curves.svg"
 SCORES = {"score": "score", "kid": "KID", "variation": "total variation"}
 SAID = {"real": "of real images", "made": "of made images"}
+MOST_TICKS = 10  # of the epochs
 Json = Mapping[str, Any]
 
 
@@ -42,7 +43,7 @@ def write(folder: Path, command: str = "") -> Path:
     try:
         log = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
         grid = (folder / GRIDS / f"epoch-{info['chosen']['epoch']:04d}.png").read_bytes()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{folder} is damaged ({error}): train it again.") from None
     figures = _figures(info, log)
     page = bundle.render(
@@ -73,7 +74,8 @@ def sentences(info: Json) -> list[str]:
     said = [
         f"It has {info['num_parameters']:,} parameters and makes images of {info['net']['size']} pixels from latents "
         f"of {info['net']['latent_size']} numbers. It learned by the terms {', '.join(info['terms'])} from "
-        f"{info['images']:,} images, a tenth of them held out to choose the epoch by.",
+        f"{info['images']:,} images, a tenth of them, at least 16 and at most 1,000, "
+        "held out to choose the epoch by.",
         f"The rule of choice is {info['chosen_by']['rule']}; the features are {info['chosen_by']['extractor']}, "
         "brought to mean 0 and variance 1.",
     ]
@@ -117,7 +119,9 @@ def _figure(key: str, title: str, names: Sequence[str], unit: str, caption: str,
     shown = [words[name] for name in names]
     description = f"{title} by epoch, {len(log)} epochs: {', '.join(shown)}. Numbers in the table."
     colour = alt.Color("what:N", sort=shown, scale=alt.Scale(domain=shown, range=list(COLOURS[: len(shown)])))
-    x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, grid=False)).scale(nice=False)
+    epochs = [entry["epoch"] for entry in log]
+    ticks = epochs[:: -(-len(epochs) // MOST_TICKS)]
+    x = alt.X("epoch:Q", axis=alt.Axis(values=ticks, format="d", grid=False)).scale(nice=False)
     chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_line(point={"size": 28})

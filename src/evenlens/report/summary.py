@@ -65,6 +65,7 @@ class Row:
         numbers: by metric.
         counts: (G, C, C) test counts, added over the seeds.
         seconds: mean training time.
+        repeats: for each of the runs, others with the same seed and settings: no more seeds, but what chance is left.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Row:
     numbers: dict[str, Number]
     counts: np.ndarray
     seconds: float
+    repeats: tuple[tuple[Run, ...], ...] = ()
 
     @property
     def on_photographs(self) -> bool:
@@ -95,7 +97,7 @@ def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int = 1000) -> list[Row]:
-    """Gather runs by what they were, apart from the seed.
+    """Gather runs by what they were, apart from the seed; runs of the same seed too are repeats, not more seeds.
 
     Raises:
         UserError: the runs predict different things, or on different images, so that no table can hold them.
@@ -116,6 +118,16 @@ def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int
             )
     titles = _titles([group[0].config for group in grouped.values()])
     return [_row(group, *title, names, replicates) for group, title in zip(grouped.values(), titles, strict=True)]
+
+
+def _repeated(runs: Iterable[Run]) -> list[list[Run]]:
+    """Part the runs of a row by seed; a folder that is named twice, or copied, is no repeat."""
+    by_seed: dict[int, list[Run]] = {}
+    for run in runs:
+        same = by_seed.setdefault(run.config.seed, [])
+        if all(run.environment != other.environment for other in same):  # it says when, and how long a run took
+            same.append(run)
+    return list(by_seed.values())
 
 
 def _titles(configs: list[RunConfig]) -> list[tuple[str, str]]:
@@ -150,7 +162,9 @@ def _sections(config: RunConfig) -> list[tuple[str, dict]]:
     ]
 
 
-def _row(runs: list[Run], title: str, label: str, names: Sequence[str], replicates: int) -> Row:
+def _row(made: list[Run], title: str, label: str, names: Sequence[str], replicates: int) -> Row:
+    repeats = _repeated(made)
+    runs = [same[0] for same in repeats]
     task, train_cells = runs[0].metrics["task"], np.array(runs[0].metrics["train_cells"])
     tables = [run.predictions("test") for run in runs]
     predicted = np.stack([table["prediction"] for table in tables])
@@ -170,7 +184,8 @@ def _row(runs: list[Run], title: str, label: str, names: Sequence[str], replicat
         )
     counts = np.sum([run.metrics["test"]["counts"] for run in runs], axis=0)
     seconds = float(np.mean([run.environment["seconds_training"] for run in runs]))
-    return Row(runs[0].config.method, title, label, tuple(runs), numbers, counts, seconds)
+    more = tuple(tuple(same[1:]) for same in repeats)
+    return Row(runs[0].config.method, title, label, tuple(runs), numbers, counts, seconds, more)
 
 
 def sort_rows(rows: list[Row], baseline: str | None) -> list[Row]:

@@ -21,3 +21,19 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     if len(names) > most:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def counted(number: int, thing: str) -> str:
+    """Write how many there are of something, small numbers as words: "no seed", "one seed", "two seeds", "13 seeds"."""
+    said = NUMBERS[number] if number < len(NUMBERS) else f"{number:,}"
+    return f"{said} {thing}{'s' if number > 1 else ''}"
+
+
+def p_value(value: float) -> str:
+    """Write a p-value: three digits, and no more of one that is very small."""
+    if math.isnan(value):
+        return "undefined"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
+from evenlens.errors import UserError
 from evenlens.generation.distances import distances
 from evenlens.generation.quality import kernel_distance
 from evenlens.generation.students.nets import StudentNet
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 FIXED_SEED = 20_240_229  # of the latents that every epoch is judged by
 SUBSETS, BATCH = 20, 128
+LEAST_SPREAD = 0.1  # of a feature, by the root of all features' mean variance
 MEANS = 8  # of an image: rows and columns of its areas, where there is no classifier
 
 
@@ -27,8 +30,9 @@ class Chooser:
     """Scores an epoch: KID to images that were held out, and how far the made attributes are from their target.
 
     The score is KID + variation_weight * total variation; the lowest is kept. Features are brought to the held-out
-    images' mean 0 and variance 1, so that the two can be added up. Without a classifier features are the mean colours
-    of 8 x 8 areas, and there is no second part.
+    images' mean 0 and variance 1, so that the two can be added up; one that hardly varies there, such as one of a dead
+    unit, is divided by a tenth of the usual spread, as it would outweigh all others. Without a classifier, or with one
+    that gives no features, these are the mean colours of 8 x 8 areas; without one there is no second part.
 
     Args:
         reference: (M, size, size, 3) uint8, held-out images.
@@ -37,6 +41,10 @@ class Chooser:
         weight: of the total variation, mean over attributes.
         count: images that are made.
         device: where.
+        shares: (G,) how often a generator of G labels is asked for each; None for equally often.
+
+    Raises:
+        UserError: features that are not finite.
     """
 
     def __init__(
@@ -47,18 +55,23 @@ class Chooser:
         weight: float,
         count: int,
         device: torch.device,
+        shares: np.ndarray | None = None,
     ) -> None:
+        self.shares, self._featured = shares, classifier is not None and classifier.has_features
         self.classifier, self.target, self.weight, self.count, self.device = classifier, target, weight, count, device
         pixels = torch.from_numpy(reference).permute(0, 3, 1, 2)
         real = [self._seen(part.to(device).float() / 255)[0] for part in pixels.split(BATCH)]
         values = torch.cat(real).double().cpu().numpy()
-        self._mean, self._spread = values.mean(0), values.std(0).clip(1e-6)
+        spread = values.std(0)
+        usual = float(np.sqrt(np.square(spread).mean()))
+        self._mean, self._spread = values.mean(0), spread.clip(max(LEAST_SPREAD * usual, 1e-6))
         self._reference = self._scaled(values)
 
     @property
     def extractor(self) -> str:
         """Say what made the features."""
-        return self.classifier.title if self.classifier else f"mean colours of {MEANS} x {MEANS} areas"
+        named = self.classifier is not None and self._featured
+        return self.classifier.title if named and self.classifier else f"mean colours of {MEANS} x {MEANS} areas"
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         return (values - self._mean) / self._spread
@@ -66,16 +79,17 @@ class Chooser:
     @torch.no_grad()
     def _seen(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Give features (B, F) of images in [0, 1], and how many were given each class (K,) by attribute."""
+        areas = adaptive_avg_pool2d(image, min(MEANS, image.shape[-1])).flatten(1)
         if self.classifier is None:
-            return adaptive_avg_pool2d(image, min(MEANS, image.shape[-1])).flatten(1), {}
-        logits = self.classifier.logits(image)
+            return areas, {}
+        logits = self.classifier.logits(image) if self.target else {}
         counts = {name: one_hot(logits[name].argmax(1), logits[name].shape[1]).sum(0) for name in self.target}
-        return self.classifier.features(image), counts
+        return self.classifier.features(image) if self._featured else areas, counts
 
     @torch.no_grad()
     def score(self, net: StudentNet) -> dict[str, float]:
         """Give `kid`, `variation` (total variation, in [0, 1]; not there without a classifier) and `score`."""
-        latents, labels = fixed_latents(net, self.count, FIXED_SEED)
+        latents, labels = fixed_latents(net, self.count, FIXED_SEED, self.shares)
         features, counts = [], []
         for rows in torch.arange(self.count).split(BATCH):
             label = None if labels is None else labels[rows].to(self.device)
@@ -86,6 +100,10 @@ class Chooser:
         made = self._scaled(torch.cat(features).double().cpu().numpy())
         size = min(len(made), len(self._reference)) // 2
         kid, _ = kernel_distance(made, self._reference, SUBSETS, size)
+        if not math.isfinite(kid):
+            raise UserError(
+                f"The features of {self.extractor} are not finite, so no epoch can be chosen: take another."
+            )
         if not self.target or self.classifier is None:
             return {"kid": kid, "score": kid}
         apart = []

@@ -39,7 +39,10 @@ class Schedule(NamedTuple):
         if found is None or isinstance(given, bool):
             raise UserError(f"{name}={given} is no weight: write a number from 0, or two, such as 1->0.")
         first = float(found[1])
-        return cls(first, float(found[2]) if found[2] else first)
+        made = cls(first, float(found[2]) if found[2] else first)
+        if not math.isfinite(max(made)):  # 1e999
+            raise UserError(f"{name}={given} is no weight: it is too large.")
+        return made
 
     def at(self, progress: float) -> float:
         """Give the weight when a part of the training, in [0, 1], is done."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evenlens.errors import UserError
-from evenlens.generation.samples import even_labels
+from evenlens.generation.samples import asked_labels, even_labels
 from evenlens.generation.students import terms
 from evenlens.generation.students.nets import Discriminator, StudentNet
 from evenlens.generation.students.settings import CLASSIFYING, TERMS, Settings
@@ -39,19 +39,24 @@ class Material:
         latents: (N, D) that the teacher made each from; None where there are images alone.
         group: (N,) int64, what each shows, for a generator that is asked for it; None for one that is not.
         groups: what each group is, by attribute: names of its levels.
+        shares: (G,) how often each group is to be made, summing to 1; None for equally often.
+        image: (N,) int64, which image each row is of, where one may be there several times; None where each is another.
     """
 
     pixels: np.ndarray
     latents: Tensor | None = None
     group: Tensor | None = None
     groups: tuple[Mapping[str, str], ...] = ()
+    shares: np.ndarray | None = None
+    image: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, rows: np.ndarray) -> Material:
         latents, group = (None if part is None else part[torch.from_numpy(rows)] for part in (self.latents, self.group))
-        return Material(self.pixels[rows], latents, group, self.groups)
+        image = None if self.image is None else self.image[rows]
+        return Material(self.pixels[rows], latents, group, self.groups, self.shares, image)
 
 
 class Training:
@@ -82,10 +87,11 @@ class Training:
         target: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.settings, self.device, self.classifier = settings, device, classifier
-        self._check(material)
+        self._check(material, target)
         self.pixels = torch.from_numpy(material.pixels).to(device)
         self.latents = material.latents if material.latents is None else material.latents.to(device)
         self.group = material.group if material.group is None else material.group.to(device)
+        self.shares = None if material.shares is None else torch.from_numpy(material.shares)
         self.target = {name: share.to(device, torch.float32) for name, share in (target or {}).items()}
         self.levels = self._levels(material)
         paired = material.latents is not None
@@ -106,12 +112,12 @@ class Training:
         self.optimizers = [self._adam(self.net), self._adam(self.judge)]
         self.epoch, self.step = 0, 0
 
-    def _check(self, material: Material) -> None:
+    def _check(self, material: Material, target: Mapping[str, Tensor] | None) -> None:
         settings, paired = self.settings, material.latents is not None
         if len(material) < settings.batch_size:
             raise UserError(
-                f"There are {len(material):,} images to learn from, fewer than batch_size={settings.batch_size}: make "
-                "more, or set it lower."
+                f"There are {len(material):,} images to learn from, beside those held out, fewer than "
+                f"batch_size={settings.batch_size}: make more, or set it lower."
             )
         lacking = settings.used(*CLASSIFYING)
         if self.classifier is None and lacking:
@@ -123,6 +129,8 @@ class Training:
                 f"{self.classifier.title} gives no gradient, which {lacking[0]} needs: name a run of evenlens, a "
                 "checkpoint or a TorchScript file."
             )
+        if settings.used("diversity") and not target:
+            raise UserError("diversity has no attribute to balance here: distil with --attribute, or set diversity=0.")
         if settings.used("group") and material.group is None:
             raise UserError(
                 "group is for a student that is asked for a group: distil with --conditional, or set group=0."
@@ -235,10 +243,15 @@ class Training:
             labels.append(label)
         if needs_fresh:
             parts.append(torch.randn(num, self.net.latent_size, generator=random).to(self.device))
-            asked = torch.randint(max(self.num_labels, 1), (num,), generator=random)
-            labels.append(asked.to(self.device))
+            labels.append(self._asked(num, random).to(self.device))
         whole = torch.cat([each for each in labels if each is not None]) if self.num_labels else None
         return torch.cat(parts), whole
+
+    def _asked(self, num: int, random: torch.Generator) -> Tensor:
+        """Draw the groups (num,) that fresh images are asked for, by the wanted shares."""
+        if self.shares is None:
+            return torch.randint(max(self.num_labels, 1), (num,), generator=random)
+        return torch.multinomial(self.shares, num, replacement=True, generator=random)
 
     def _autocast(self) -> torch.autocast:
         kind = self.device.type
@@ -352,7 +365,11 @@ class Training:
         self.epoch, self.step = state["epoch"], state["step"]
 
 
-def fixed_latents(net: StudentNet, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Give latents (count, D), and as many of each label where the network takes some, on the CPU."""
+def fixed_latents(
+    net: StudentNet, count: int, seed: int, shares: np.ndarray | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Give latents (count, D) and, where the network takes labels, as many of each as shares (G,) say; on the CPU."""
     latents = torch.randn(count, net.latent_size, generator=torch.Generator().manual_seed(seed))
-    return latents, even_labels(count, net.num_labels, seed) if net.num_labels else None
+    if not net.num_labels:
+        return latents, None
+    return latents, even_labels(count, net.num_labels, seed) if shares is None else asked_labels(count, shares, seed)

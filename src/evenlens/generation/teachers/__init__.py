@@ -16,7 +16,7 @@ PICKLES = (".pkl", ".pickle")
 FUNCTION = "entry_point"  # the kind whose options are those of the function
 
 
-def load(address: str | Path, device: torch.device | None = None, **options: Any) -> Generator:
+def load(address: str | Path, device: torch.device | None = None, /, **options: Any) -> Generator:
     """Open a generator.
 
     Args:
@@ -38,11 +38,9 @@ def load(address: str | Path, device: torch.device | None = None, **options: Any
 
 def _check_options(opener: Callable[..., Generator], options: dict[str, Any]) -> None:
     kind = opener.__module__.rpartition(".")[2]
-    if kind == FUNCTION:
-        return
-    known = list(inspect.signature(opener).parameters)[2:]  # after address and device
+    own, known = (list(inspect.signature(opener).parameters)[part] for part in (slice(2), slice(2, None)))
     for name in options:
-        if name not in known:
+        if name in own or (kind != FUNCTION and name not in known):
             raise unknown(f"option of a generator of the kind {kind}", name, known)
 
 

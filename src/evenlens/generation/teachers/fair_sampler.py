@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 from torch import Tensor
 
@@ -35,7 +38,8 @@ class FairSampler(Generator):
             raise UserError(f"{teacher.title} is asked for its {teacher.attribute} already: no latents need be chosen.")
         super().__init__(
             title=f"{teacher.title}, fair latents", latent_size=teacher.latent_size, size=teacher.size,
-            fingerprint=teacher.fingerprint, attribute=" and ".join(probe.attributes), labels=probe.groups,
+            fingerprint=_fingerprint(teacher, probe, seed), attribute=" and ".join(probe.attributes),
+            labels=probe.groups, levels=_levels(probe),
             num_parameters=teacher.num_parameters, num_bytes=teacher.num_bytes,
             settings={**teacher.settings, "latents": "chosen by group", "seed": seed}, device=teacher.device,
         )  # fmt: skip
@@ -57,11 +61,27 @@ class FairSampler(Generator):
 
     def draw(self, latent: Tensor, label: Tensor | None) -> Tensor:
         """Map latents (B, D) and labels (B,) to images (B, 3, size, size) of chosen latents."""
+        if label is None:
+            raise ValueError("the latents depend on the label")
         bits = np.ascontiguousarray(latent.cpu().numpy()).view(np.uint32).astype(np.uint64)
         factors = np.random.default_rng(1).integers(1 << 62, size=bits.shape[1], dtype=np.uint64) | np.uint64(1)
         number = (bits * factors).sum(axis=1) >> np.uint64(20)  # a hash: its high digits depend on all
-        groups = np.zeros(len(bits), dtype=np.int64) if label is None else label.cpu().numpy()
         rows = [
-            self._accepted[k][n % len(self._accepted[k])] for n, k in zip(number.tolist(), groups.tolist(), strict=True)
+            self._accepted[k][n % len(self._accepted[k])] for n, k in zip(number.tolist(), label.tolist(), strict=True)
         ]
         return self._teacher.draw(self._pool[rows].to(self.device), None)
+
+
+def _levels(probe: LatentProbe) -> list[dict[str, str]]:
+    """Give the class of each attribute, of each group; a group of several attributes has its classes joined by ", "."""
+    if len(probe.attributes) < 2:
+        return []
+    return [dict(zip(probe.attributes, name.split(", "), strict=True)) for name in probe.groups]
+
+
+def _fingerprint(teacher: Generator, probe: LatentProbe, seed: int) -> str:
+    about = [teacher.fingerprint, teacher.settings, probe.groups, seed, POOL]
+    content = hashlib.blake2b(json.dumps(about, default=str).encode(), digest_size=8)
+    for value in probe.net.state_dict().values():
+        content.update(value.cpu().numpy().tobytes())
+    return content.hexdigest()

@@ -1,0 +1,327 @@
+"""Search with an equal budget: every method of a recipe gets as many draws, and validation images choose among them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evenlens import methods, plan
+from evenlens.config import RunConfig, changed, keyword_options
+from evenlens.errors import UserError
+from evenlens.method import Range
+from evenlens.run_folder import Run, damaged
+from evenlens.selecting import LAST, Rule
+
+ATTEMPTS = 100  # at a draw that the method does not refuse
+DIGITS = 4  # of a drawn number: a person has to read and repeat it
+LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+class Draw(NamedTuple):
+    """One configuration that is tried.
+
+    Attributes:
+        number: from 1; the first is the method's defaults.
+        settings: what was drawn, by hyper-parameter.
+        configs: complete, one a seed.
+    """
+
+    number: int
+    settings: dict[str, float | int]
+    configs: tuple[RunConfig, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that is tried for one row of the table.
+
+    Attributes:
+        method: its name.
+        budget: how many draws the recipe gives each method.
+        seed: of the search.
+        ranges: where is looked, by hyper-parameter; empty where there is nothing to search.
+        draws: as many as the budget, or the one with the defaults.
+        rule: by which the draw is chosen, and the epoch of each of its runs.
+    """
+
+    method: str
+    budget: int
+    seed: int
+    ranges: dict[str, Range]
+    draws: tuple[Draw, ...]
+    rule: Rule
+
+
+class Trial(NamedTuple):
+    """What became of a draw.
+
+    Attributes:
+        draw: what was tried.
+        runs: those of its runs that are complete, by seed.
+        val: validation score of each.
+    """
+
+    draw: Draw
+    runs: tuple[Run, ...]
+    val: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean over seeds of the validation score; NaN where a seed is missing, so that it cannot be chosen."""
+        return math.fsum(self.val) / len(self.val) if len(self.val) == len(self.draw.configs) else math.nan
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search.
+
+    Attributes:
+        search: what was tried.
+        trials: what became of each draw, in their order.
+        chosen: the one that makes the row; None where no draw is complete.
+    """
+
+    search: Search
+    trials: tuple[Trial, ...]
+    chosen: Trial | None
+
+
+class Point(NamedTuple):
+    """What a budget is expected to give: the best validation score and the test score of that choice, with intervals.
+
+    Attributes:
+        budget: draws.
+        val: value, low and high.
+        test: value, low and high.
+    """
+
+    budget: int
+    val: tuple[float, float, float]
+    test: tuple[float, float, float]
+
+
+# ---- before the runs
+
+
+def plan_searches(configs: Iterable[RunConfig], budget: int, seed: int = 1) -> list[Search]:
+    """Draw the configurations of every search that a recipe asks for.
+
+    A number that is drawn is a hash of the method, the data set and what is asked of it, the seed of the search, the
+    hyper-parameter and the number of the draw. So one more method, seed or draw leaves all others as they are. A draw
+    that the method's constructor refuses, such as a stage longer than the run, is drawn again.
+
+    Args:
+        configs: of a recipe; those that differ in the seed of the run alone belong to one search. Hyper-parameters
+            that they set are not searched.
+        budget: draws for each method, at least 1; the first is the defaults.
+        seed: of the search, at least 0.
+
+    Raises:
+        UserError: a budget or seed that is none, a rule without a score, a configuration that cannot be used.
+    """
+    if not _whole(budget) or budget < 1:
+        raise UserError(f"search={budget!r} is not allowed: give a whole number of draws for each method, 1 or more.")
+    if not _whole(seed) or seed < 0:
+        raise UserError(f"search_seed={seed!r} is not allowed: give a whole number, 0 or more.")
+    rows: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        rows.setdefault(config.model_copy(update={"seed": 0}).identity(), []).append(config)
+    return [_plan(row, budget, seed) for row in rows.values()]
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plan(row: Sequence[RunConfig], budget: int, seed: int) -> Search:
+    first, seeds, rule = row[0], [config.seed for config in row], Rule.of(row[0].select)
+    if rule.name == LAST:
+        raise UserError(f"select={LAST} scores nothing, so that a search cannot choose by it: name a metric in select.")
+    method = methods.get(first.method)
+    ranges = {name: where for name, where in method.search.items() if name not in first.options}
+    known = keyword_options(method)
+    whole = {name: isinstance(known[name], int) for name in ranges}
+    defaults = plan.complete(first)
+    draws = [Draw(1, {}, _seeded(defaults, seeds))]
+    key = (first.method, *_asked(defaults), seed)
+    for number in range(2, budget + 1 if ranges else 2):
+        settings, allowed = _allowed(first, ranges, whole, key, number)
+        draws.append(Draw(number, settings, _seeded(allowed, seeds)))
+    return Search(first.method, budget, seed, ranges, tuple(draws), rule)
+
+
+def _asked(config: RunConfig) -> tuple[Any, ...]:
+    """Say what is asked of which data, of a complete configuration."""
+    data = config.data
+    return config.dataset, data.protocol, data.target, data.sensitive, data.seed
+
+
+def _seeded(config: RunConfig, seeds: Iterable[int]) -> tuple[RunConfig, ...]:
+    return tuple(config.model_copy(update={"seed": seed}) for seed in seeds)
+
+
+def _allowed(
+    config: RunConfig, ranges: dict[str, Range], whole: dict[str, bool], key: tuple[Any, ...], number: int
+) -> tuple[dict[str, float | int], RunConfig]:
+    """Draw settings that the method takes, and complete them; `key` is what sets this search apart from others."""
+    for attempt in range(ATTEMPTS):
+        settings = {
+            name: place(where, share(*key, name, number, attempt), whole[name]) for name, where in ranges.items()
+        }
+        try:
+            return settings, plan.complete(changed(config, settings))
+        except UserError as error:
+            refused = error
+    raise UserError(f"None of {ATTEMPTS} draws from the ranges of {config.method} can be used; of the last: {refused}")
+
+
+def share(*key: Any) -> float:
+    """Give the number in [0, 1) that belongs to a key of what JSON can hold: the same on every machine."""
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # as many bits as a float holds, so that it stays below 1
+
+
+def place(where: Range, position: float, whole: bool = False) -> float | int:
+    """Give the value at a position of a range.
+
+    Args:
+        where: the range, both ends included.
+        position: in [0, 1); spread evenly, it spreads the values evenly, or their logarithms.
+        whole: whether the value is a whole number; each of them then has its part of the range.
+    """
+    low, high = (math.ceil(where.low), math.floor(where.high) + 1) if whole else (where.low, where.high)
+    value = low * (high / low) ** position if where.log else low + position * (high - low)
+    if whole:
+        return min(int(value), int(high) - 1)
+    return min(max(float(f"{value:.{DIGITS}g}"), where.low), where.high)
+
+
+# ---- after the runs
+
+
+def choose(searches: Iterable[Search], runs: Iterable[Run]) -> list[Found]:
+    """Choose of each search the draw with the best validation score, the earlier one of equals. Reads no test number.
+
+    Args:
+        searches: as `plan_searches` gives them.
+        runs: complete ones, of these searches and maybe others.
+    """
+    by_key = {_key(run.config): run for run in runs}
+    found = []
+    for search in searches:
+        trials = []
+        for draw in search.draws:
+            there = tuple(by_key[key] for key in map(_key, draw.configs) if key in by_key)
+            trials.append(Trial(draw, there, tuple(map(val_score, there))))
+        chosen: Trial | None = None
+        for trial in trials:
+            if not math.isnan(trial.score) and (chosen is None or search.rule.prefers(trial.score, chosen.score)):
+                chosen = trial
+        found.append(Found(search, tuple(trials), chosen))
+    return found
+
+
+def of_task(found: Iterable[Found], run: Run) -> list[Found]:
+    """Give the searches whose rows belong into a table with this run; of those without a row, what asks the same."""
+
+    def posed(config: RunConfig) -> tuple[Any, ...]:
+        return config.dataset, config.data.target, config.data.sensitive, config.data.fingerprint
+
+    def belongs(each: Found) -> bool:
+        if each.chosen:
+            return posed(each.chosen.runs[0].config) == posed(run.config)
+        return _asked(each.search.draws[0].configs[0]) == _asked(run.config)
+
+    return [each for each in found if belongs(each)]
+
+
+def _key(config: RunConfig) -> str:
+    """Tell a run by its configuration, whether its data were read yet or not, and it was written as TOML or not."""
+    data = {
+        "fingerprint": None,
+        "options": _stated(config.data.options),
+        "view_options": _stated(config.data.view_options),
+    }
+    changes = {"data": config.data.model_copy(update=data), "options": _stated(config.options)}
+    return config.model_copy(update=changes).identity()
+
+
+def _stated(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}  # TOML knows no None
+
+
+def val_score(run: Run) -> float:
+    """Give the score of a run by its own rule on its validation images, at the epoch that it kept."""
+    name = f"val_{run.config.select}"
+    kept = [entry[name] for entry in run.log if entry["epoch"] == run.metrics["selected_epoch"] and name in entry]
+    if not kept:
+        raise damaged(run.folder / "log.jsonl", f"it has no {name} of the kept epoch")
+    return kept[0]
+
+
+def test_score(run: Run) -> float:
+    """Give the score of a run by its own rule on its test images; NaN where it is undefined there. Chooses nothing."""
+    import torch
+
+    seen = run.predictions("test")
+    logits = np.stack([seen[f"logit.{c}"] for c in range(len(run.metrics["task"]["class_names"]))], axis=1)
+    counts, cells = np.array(run.metrics["test"]["counts"]), np.array(run.metrics["train_cells"])
+    label = torch.from_numpy(seen["label"].astype(np.int64))
+    try:
+        return Rule.of(run.config.select).score(torch.from_numpy(logits.astype(np.float32)), label, counts, cells)
+    except UserError:  # a label or group that the rule needs has no test image
+        return math.nan
+
+
+def curve(found: Found, replicates: int = 1000) -> list[Point]:
+    """Give the score against the budget of a search; empty where the defaults could not be run.
+
+    At budget n a person would have had the defaults and n - 1 of the M random draws. The expectation over these
+    subsets has a closed form: with the random draws sorted from worst to best, the i-th is the best of m of them
+    with probability C(i-1, m-1) / C(M, m). Where it does not beat the defaults, these stay. Intervals, of 95 %, draw
+    the random draws anew, with the seeds and images as they are; towards the full budget they are too narrow above,
+    as no sample holds anything better than the best that was seen.
+
+    Args:
+        found: the search. A draw that failed is one that was spent for nothing.
+        replicates: samples of the bootstrap.
+
+    Source: Dodge et al., 2019, Show your work: improved reporting of experimental results, arXiv 1909.03004.
+    Differs from the paper: draws without replacement, as theirs are biased downwards (Tang et al., 2020, arXiv
+    2004.13705), and the defaults are always among them.
+    """
+    val = np.array([trial.score for trial in found.trials])
+    if np.isnan(val[0]):
+        return []
+    tested = [math.nan if math.isnan(t.score) else float(np.mean([*map(test_score, t.runs)])) for t in found.trials]
+    scores = np.array([val, tested]).T
+    prefers, first = found.search.rule.prefers, val[0]
+    better = np.array([not math.isnan(score) and prefers(score, first) for score in val[1:].tolist()], dtype=bool)
+    kept = np.where(better[:, None], scores[1:], scores[0])
+    sign = 1.0 if prefers(1.0, 0.0) else -1.0
+    order = np.lexsort((-np.arange(len(kept)), sign * kept[:, 0]))  # the best last; of equals the earlier one
+    num, weights = len(kept), best_of(len(kept))
+    points = [Point(1, *((float(score),) * 3 for score in scores[0]))]
+    drawn = np.random.default_rng(0).integers(num, size=(replicates, num)) if num else np.zeros((replicates, 0), int)
+    values = weights @ kept[order]  # (budgets, 2)
+    samples = np.einsum("bi,rij->brj", weights, kept[order][np.sort(drawn, axis=1)])
+    low, high = np.percentile(samples, LEVEL, axis=1)
+    for k in range(num):
+        val_at, test_at = ((float(values[k, j]), float(low[k, j]), float(high[k, j])) for j in (0, 1))
+        points.append(Point(k + 2, val_at, test_at))
+    return points
+
+
+def best_of(num: int) -> np.ndarray:
+    """Give the probability (num, num) that the i-th worst of `num` draws is the best of m of them, without replacement.
+
+    Rows are m = 1 to num, columns i = 1 to num: C(i-1, m-1) / C(num, m).
+    """
+    table = [[math.comb(i - 1, m - 1) / math.comb(num, m) for i in range(1, num + 1)] for m in range(1, num + 1)]
+    return np.array(table, dtype=float).reshape(num, num)
