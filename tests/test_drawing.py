@@ -239,13 +239,13 @@ def test_a_recipe_of_several_tasks_gives_a_table_and_a_page_each(command, tmp_pa
     monkeypatch.setattr("evenlens.sweeps._work", worker.work)
     ended = command("sweep", recipe, "--markdown", "--page", "looks.html", "--jobs", "1")
     assert ended.code == 0, ended.err
-    assert ended.out.count("| method |") == 2
+    assert ended.out.count("| method | accuracy") == 2
     assert "### tiny, place by tint\n" in ended.out
     assert "### tiny, place by tint and half\n" in ended.out
     assert "[data.view=grey]" in ended.out
     for number in (1, 2):
         assert "Looks: tiny, place by tint" in (tmp_path / f"looks-{number}.html").read_text()
-    assert not (tmp_path / "looks.html").exists()
+    assert "looks-2.html" in (tmp_path / "looks.html").read_text()  # what holds over all tasks
 
 
 def test_a_sheet_shows_photographs_from_dark_to_light_over_their_drawings(tmp_path):

@@ -54,8 +54,8 @@ def balance(
     generate audit reads. CHOSEN has a row for each draw, with the columns [bold]id[/],
     [bold]group[/] and one for each attribute: what a student is trained on.
 
-    Balanced are apparent attributes, as a classifier sees them. What is not
-    named is not balanced: of four equal races, eight in ten may be women.
+    Balanced are apparent attributes, as a classifier sees them. What is not named
+    is not balanced: of four equal races, eight in ten may be women.
 
     [bold]Examples[/bold]
 

@@ -51,13 +51,16 @@ def distil(
 ) -> None:
     """Train a small generator to make what a teacher makes of the same latents.
 
-    Balanced pairs alone do not balance a student: of fresh latents it makes what the teacher makes of them. With
-    [bold]--conditional[/] it is asked for a group, and makes as many of each as are wanted.
+    Balanced pairs alone do not balance a student: of fresh latents it makes what
+    the teacher makes of them. With [bold]--conditional[/] it is asked for a group, and
+    makes as many of each as are wanted.
 
-    It learns by named terms, each with a weight: [bold]pixel[/], [bold]features[/], [bold]perceptual[/],
-    [bold]adversarial[/], [bold]diversity[/], [bold]group[/]. A weight may change along the training: pixel="1->0".
-    After each epoch it is scored on fixed latents by KID and total variation; the best epoch is kept, a grid of images
-    is drawn, and a killed training goes on from there. Judge it by another classifier than the one it learned from.
+    It learns by named terms, each with a weight: [bold]pixel[/], [bold]features[/],
+    [bold]perceptual[/], [bold]adversarial[/], [bold]diversity[/], [bold]group[/]. A weight may change along
+    the training: pixel="1->0". After each epoch it is scored on fixed latents by
+    KID and total variation; the best epoch is kept, a grid of images is drawn,
+    and a killed training goes on from there. Judge it by another classifier than
+    the one it learned from.
 
     [bold]Examples[/bold]
 
@@ -91,8 +94,9 @@ def teach(
 ) -> None:
     """Train a small generator from a data set's images: a teacher that works anywhere, without a download.
 
-    It learns from the training images alone, biased as they are. Settings of the data are data.KEY=VALUE, as for
-    evenlens train. A killed training goes on after its last epoch.
+    It learns from the training images alone, biased as they are. Settings of the
+    data are data.KEY=VALUE, as for evenlens train. A killed training goes on
+    after its last epoch.
 
     [bold]Examples[/bold]
 

@@ -43,9 +43,11 @@ def label(
 ) -> None:
     """Label images with classifiers: classes, probabilities and margins of each face, for generate audit and balance.
 
-    CLASSIFIER is the folder of a run; the weights of FairFace's network (.pt or .safetensors); or an .onnx or
-    TorchScript file with a .json file beside it that says what its outputs are. NAME= gives its attribute another
-    name, or takes one attribute of several. The classes are apparent attributes, not identities.
+    CLASSIFIER is the folder of a run; the weights of FairFace's network (.pt or
+    .safetensors); or an .onnx or TorchScript file with a .json file beside it
+    that says what its outputs are. NAME= gives its attribute another name, or
+    takes one attribute of several. The classes are apparent attributes, not
+    identities.
 
     Images that cannot be read, and those without a face, are rows with n_faces 0.
 

@@ -54,13 +54,13 @@ def latents(
 
     A probe learns from labelled samples which group a latent leads to. Latents
     are drawn as the generator draws them, and taken or left so that each group
-    gets its share; within a group, images are as varied as before. Make and
-    audit the images:
+    gets its share; within a group, images are as varied as before. Make and audit
+    the images:
 
-      evenlens generate sample GENERATOR fair --latents OUT.npy
+    evenlens generate sample GENERATOR fair --latents OUT.npy
 
-    It is cheap, and what a conditional student must beat. If the latent does
-    not decide on the group, shares stay short of the target: that is said.
+    It is cheap, and what a conditional student must beat. If the latent does not
+    decide on the group, shares stay short of the target: that is said.
 
     [bold]Examples[/bold]
 

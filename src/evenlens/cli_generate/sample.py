@@ -29,9 +29,11 @@ def sample(
 ) -> None:
     """Have a generator make images, and keep the latent of each.
 
-    GENERATOR is a student or teacher that evenlens made, or one from elsewhere: a folder with images/ and latents/, an
-    .onnx file, TorchScript or torch.export (.pt, .pt2), a StyleGAN2 in .safetensors, diffusers:FOLDER, or a function
-    of yours as module:function. A pickle is never opened; see [bold]evenlens generate convert[/].
+    GENERATOR is a student or teacher that evenlens made, or one from elsewhere: a
+    folder with images/ and latents/, an .onnx file, TorchScript or torch.export
+    (.pt, .pt2), a StyleGAN2 in .safetensors, diffusers:FOLDER, or a function of
+    yours as module:function. A pickle is never opened; see [bold]evenlens generate
+    convert[/].
 
     [bold]Examples[/bold]
 

@@ -20,8 +20,9 @@ def study(
 ) -> None:
     """Make a whole study from one recipe: teacher, labels, audit, balance, students, comparison.
 
-    A classifier labels what the teacher makes, students are distilled from balanced pairs, and another classifier
-    judges them all. Each stage is a folder or file of its own below --out; a killed study goes on where it was.
+    A classifier labels what the teacher makes, students are distilled from
+    balanced pairs, and another classifier judges them all. Each stage is a folder
+    or file of its own below --out; a killed study goes on where it was.
 
     [bold]Examples[/bold]
 

@@ -204,7 +204,7 @@ def balance(
         UserError: what `grouped` refuses; a wanted group without an image, or with too few and no `replace`; no
             margins to choose by; a total or margin below 0.
 
-    Differs from the sampler of fair-distill (Kotti, 2022), which takes the first images in file order, of one
+    Differs from the sampler of fair-distill (Kotti), which takes the first images in file order, of one
     attribute only, and an image with several faces more than once.
     """
     if total < 0 or not 0 <= min_margin < math.inf:
