@@ -44,12 +44,9 @@ def label(
     """Label images with classifiers: classes, probabilities and margins of each face, for generate audit and balance.
 
     CLASSIFIER is the folder of a run; the weights of FairFace's network (.pt or
-    .safetensors); or an .onnx or TorchScript file with a .json file beside it
-    that says what its outputs are. NAME= gives its attribute another name, or
-    takes one attribute of several. The classes are apparent attributes, not
-    identities.
-
-    Images that cannot be read, and those without a face, are rows with n_faces 0.
+    .safetensors); or an .onnx or TorchScript file with a .json file beside it.
+    NAME= renames its attribute, or takes one of several. These are apparent
+    attributes. Images that cannot be read, or without a face, have n_faces 0.
 
     [bold]Examples[/bold]
 

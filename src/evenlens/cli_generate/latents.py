@@ -57,7 +57,7 @@ def latents(
     gets its share; within a group, images are as varied as before. Make and audit
     the images:
 
-    evenlens generate sample GENERATOR fair --latents OUT.npy
+      evenlens generate sample GENERATOR fair --latents OUT.npy
 
     It is cheap, and what a conditional student must beat. If the latent does not
     decide on the group, shares stay short of the target: that is said.
