@@ -172,13 +172,18 @@ def _settle(content: dict[str, Any], settings: dict[str, Any]) -> RunConfig:
     return read_config(content)
 
 
+def first_mistake(error: ValidationError) -> tuple[str, str]:
+    """Give the place of the first thing that is wrong in checked settings, with dots, and say what it must be."""
+    first = error.errors()[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"].replace("Input should", "it must")
+
+
 def read_config(content: dict[str, Any]) -> RunConfig:
     """Check a dictionary as it stands in a run's config.toml."""
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place, message = ".".join(str(part) for part in first["loc"]), first["msg"].replace("Input should", "it must")
+        first, (place, message) = error.errors()[0], first_mistake(error)
         if first["type"] in ("missing", "extra_forbidden"):
             raise UserError(f"The configuration's '{place}' is {first['type'].partition('_')[0]}: {message}.") from None
         raise UserError(f"{place}={first['input']!r} is not allowed: {message}.") from None

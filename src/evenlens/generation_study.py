@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from evenlens import datasets, generation, run, sweeps
-from evenlens.config import RunConfig, Section, make_config, read_toml
+from evenlens.config import RunConfig, Section, first_mistake, make_config, read_toml
 from evenlens.errors import UserError, unknown
 from evenlens.files import write_json
 from evenlens.generation import (
@@ -152,10 +152,8 @@ def _read(kind: type[S], content: Mapping[str, Any], path: Path, place: str = ""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = place + ".".join(str(part) for part in first["loc"])
-        message = first["msg"].replace("Input should", "it must")
-        raise UserError(f"{path}: '{where}' cannot be used: {message}.") from None
+        where, message = first_mistake(error)
+        raise UserError(f"{path}: '{place}{where}' cannot be used: {message}.") from None
 
 
 def _check_network(path: Path, name: str, given: Mapping[str, Any]) -> None:
@@ -221,9 +219,9 @@ class _Making:
                 f"{teacher.title} takes labels, so its latents alone say no group: set fair_latents = false."
             )
         samples = self._timed("samples", self._samples, teacher)
-        labels = self._timed("labels", self._labels, samples, classifier)
-        self._timed("audit", self._audit, labels, samples)
         source = {"samples": samples.fingerprint, "classifier": classifier.fingerprint}
+        labels = self._timed("labels", self._labels, samples, classifier, source)
+        self._timed("audit", self._audit, labels, samples)
         chosen = self._timed("balance", self._balance, labels, source)
         fair = (
             {FAIR: self._timed(FAIR, self._fair, teacher, samples, labels, source)} if self.study.fair_latents else {}
@@ -239,7 +237,7 @@ class _Making:
         self.seconds[name] = round(time.perf_counter() - began, 1)
         return made
 
-    def _check_stage(self, path: Path, source: Mapping[str, Any]) -> bool:
+    def _is_made(self, path: Path, source: Mapping[str, Any]) -> bool:
         """Say whether a file is there, made from the same; write down what it is made from before it is made."""
         stages = self.folder / STAGES
         try:
@@ -279,10 +277,9 @@ class _Making:
             teacher, self.folder / "faces", self.study.samples.count, self.study.samples.seed, watch=self.watch
         )
 
-    def _labels(self, samples: Samples, classifier: FaceClassifier) -> Labels:
+    def _labels(self, samples: Samples, classifier: FaceClassifier, source: Mapping[str, Any]) -> Labels:
         path = self.folder / "labels.parquet"
-        source = {"samples": samples.fingerprint, "classifier": classifier.fingerprint}
-        if not self._check_stage(path, source):
+        if not self._is_made(path, source):
             found = labelling.label_images(samples.images, samples.ids.tolist(), [classifier], watch=self.watch)
             generation.write_labels(found, path)
         return generation.read_labels(path, list(classifier.attributes))
@@ -301,7 +298,7 @@ class _Making:
 
     def _balance(self, labels: Labels, source: Mapping[str, Any]) -> balancing.Chosen:
         asked, path = self.study.balance, self.folder / "chosen.parquet"
-        self._check_stage(path, {**source, "balance": asked.model_dump()})
+        self._is_made(path, {**source, "balance": asked.model_dump()})
         made = balancing.balance(
             labels, asked.attributes, total=asked.total, seed=asked.seed, min_margin=asked.min_margin
         )
@@ -322,7 +319,7 @@ class _Making:
 
     def _fair(self, teacher: Generator, samples: Samples, labels: Labels, source: Mapping[str, Any]) -> Generator:
         path, names = self.folder / "probe.safetensors", self.study.balance.attributes
-        if not self._check_stage(path, {**source, "attributes": names}):
+        if not self._is_made(path, {**source, "attributes": names}):
             known = fair_latents.labelled_latents(samples, balancing.grouped(labels, names))
             latent_probe.fit_probe(known.latents, known.group, known.groups, names, watch=self.watch).save(path)
         return FairSampler(teacher, latent_probe.LatentProbe.load(path))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from evenlens import terminal
+from evenlens.cli_generate._tables import cell, table
 from evenlens.errors import UserError, unknown
 from evenlens.files import write_json
 
@@ -203,15 +203,6 @@ def _print(content: Json) -> None:
         terminal.out.print(f"[yellow]![/] {escape(caveat)}")
 
 
-def _table(title: str, caption: str, *columns: str) -> Table:
-    """Make a table whose first column holds names, and the others numbers."""
-    table = Table(title=escape(title), caption=escape(caption), title_justify="left", caption_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
-    for place, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if place else "left", overflow="fold", no_wrap=bool(place))
-    return table
-
-
 def _categories(content: Json, part: Json) -> Table:
     from evenlens.generation import words
 
@@ -226,14 +217,14 @@ def _categories(content: Json, part: Json) -> Table:
     caption = f"below each share its {words.level(content)} interval; the target is {part['target']}"
     caption += f"; {left_out} rarer categories are in --json and --page" if left_out else ""
     heads = [head for head, _, _ in shown]
-    table = _table(
+    made = table(
         f"{part['name']}: {words.images(part)}", caption, part["name"], "images", heads[0], "target", *heads[1:]
     )
     for entry in entries:
-        cells = [_cell({**entry[ends], "value": entry[value]["value"]}, 100, 1) for _, ends, value in shown]
+        cells = [cell({**entry[ends], "value": entry[value]["value"]}, 100, 1) for _, ends, value in shown]
         row = [f"{entry['count']:,}", cells[0], f"{100 * entry['target']:.1f}", *cells[1:]]
-        table.add_row(escape(entry["name"]), *row)
-    return table
+        made.add_row(escape(entry["name"]), *row)
+    return made
 
 
 def _distances(content: Json, part: Json) -> Table:
@@ -244,17 +235,17 @@ def _distances(content: Json, part: Json) -> Table:
     shown = [(head, key) for head, key in keys if first[key]]
     digits = 3 if len(shown) > 2 else 4
     caption = f"{level(content)} intervals; ↓: nearer to the target is lower\n{chi_square_words(part['test'])}"
-    table = _table("", caption, "distance", "value", "by\nchance", *(head for head, _ in shown))
+    made = table("", caption, "distance", "value", "by\nchance", *(head for head, _ in shown))
     for name, (title, direction, _) in DISTANCE_WORDS.items():
         number = part["distances"][name]
         floor = "" if number["floor"] is None else f"{number['floor']:.4f}"
-        table.add_row(
+        made.add_row(
             f"{title} {direction}",
-            _cell(number, 1, digits),
+            cell(number, 1, digits),
             floor,
-            *(_cell(number[key], 1, digits) for _, key in shown),
+            *(cell(number[key], 1, digits) for _, key in shown),
         )
-    return table
+    return made
 
 
 def _quality(found: Json) -> Table:
@@ -267,20 +258,11 @@ def _quality(found: Json) -> Table:
     if found["left_out"]:
         caption += f"\nToo few images: {', '.join(found['left_out'])}."
     heads = [f"{title.replace('Precision', 'Prec.')} {direction}" for title, direction, _ in QUALITY_WORDS.values()]
-    table = _table("quality", caption, found["attribute"] or "", "n", *heads)
+    made = table("quality", caption, found["attribute"] or "", "n", *heads)
     for name, one in rows.items():
         cells = ["undef." if one[key] is None else f"{one[key]:.3f}" for key in QUALITY_WORDS]
         cells[1] += "" if one["kid_sd"] is None else f"\n[dim]± {one['kid_sd']:.3f}[/]"
-        table.add_row(escape(name), f"{one['n']:,}", *cells)
+        made.add_row(escape(name), f"{one['n']:,}", *cells)
         if name == "all images":
-            table.add_section()
-    return table
-
-
-def _cell(number: Json | None, factor: float, digits: int) -> str:
-    if not number or number["value"] is None:
-        return "undefined"
-    value, low, high = (
-        "" if number[key] is None else f"{factor * number[key]:z.{digits}f}" for key in ("value", "low", "high")
-    )
-    return f"{value}\n[dim]{low}…{high}[/]" if low else value
+            made.add_section()
+    return made

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from evenlens import terminal
+from evenlens.cli_generate._tables import cell, table
 from evenlens.cli_generate.audit import Attributes, Confidence, Confusions, Joint, Target, Title
 from evenlens.errors import UserError
 
@@ -118,21 +118,12 @@ def _print(content: Json) -> None:
             terminal.out.print(_shares(content, number, part))
             terminal.out.print()
         terminal.out.print(_distances(content, number))
-    for table in (*_qualities(content), _likeness(content), _costs(content)):
+    for each in (*_qualities(content), _likeness(content), _costs(content)):
         terminal.out.print()
-        terminal.out.print(table)
+        terminal.out.print(each)
     terminal.out.print()
     for caveat in content["caveats"]:
         terminal.out.print(f"[yellow]![/] {escape(caveat)}", highlight=False)
-
-
-def _table(title: str, caption: str, *columns: str) -> Table:
-    """Make a table whose first column holds names, and the others numbers."""
-    table = Table(title=escape(title), caption=escape(caption), title_justify="left", caption_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
-    for place, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if place else "left", overflow="fold")
-    return table
 
 
 def _shares(content: Json, number: int, part: Json) -> Table:
@@ -144,11 +135,11 @@ def _shares(content: Json, number: int, part: Json) -> Table:
     caption = f"below each share its {level(content)} interval; the target is {part['target']}"
     left_out = len(order) - MOST
     caption += f"; {left_out} rarer categories are on the page" if left_out > 0 else ""
-    table = _table(f"{part['name']}: share of images, %", caption, part["name"], "target", *names)
+    made = table(f"{part['name']}: share of images, %", caption, part["name"], "target", *names)
     for k in order[:MOST]:
-        shown = [_cell({**each[k]["together"], "value": each[k]["share"]["value"]}, 100, 1) for each in sides]
-        table.add_row(escape(sides[0][k]["name"]), f"{100 * sides[0][k]['target']:.1f}", *shown)
-    return table
+        shown = [cell({**each[k]["together"], "value": each[k]["share"]["value"]}, 100, 1) for each in sides]
+        made.add_row(escape(sides[0][k]["name"]), f"{100 * sides[0][k]['target']:.1f}", *shown)
+    return made
 
 
 def _distances(content: Json, number: int) -> Table:
@@ -163,15 +154,15 @@ def _distances(content: Json, number: int) -> Table:
         "less teacher",
         "same as\nteacher, %",
     ]
-    table = _table(f"{part['name']}: how far from {part['target']}", "", "generator", *heads)
+    made = table(f"{part['name']}: how far from {part['target']}", "", "generator", *heads)
     for each in content["generators"]:
         mine = each["parts"][number]
         found, student = mine["distances"]["total_variation"], each["role"] == "student"
-        cells = [_cell(found, 1, 3), f"{found['floor']:.3f}", *([_cell(found["corrected"], 1, 3)] if fixed else [])]
-        cells += [f"{_cell(found['difference'], 1, 3)}\n[dim]{words.nearer(found['difference'])}[/]" if student else ""]
-        cells += [_cell(mine["comparison"]["agreement"], 100, 1) if student else ""]
-        table.add_row(escape(each["name"]), *cells)
-    return table
+        cells = [cell(found, 1, 3), f"{found['floor']:.3f}", *([cell(found["corrected"], 1, 3)] if fixed else [])]
+        cells += [f"{cell(found['difference'], 1, 3)}\n[dim]{words.nearer(found['difference'])}[/]" if student else ""]
+        cells += [cell(mine["comparison"]["agreement"], 100, 1) if student else ""]
+        made.add_row(escape(each["name"]), *cells)
+    return made
 
 
 def _qualities(content: Json) -> list[Table]:
@@ -182,13 +173,13 @@ def _qualities(content: Json) -> list[Table]:
     for name in content["references"]:
         heads = [f"{title.replace('Precision', 'Prec.')} {direction}" for title, direction, _ in QUALITY_WORDS.values()]
         caption = f"features: {content['extractor']['title']}; KID ± SD over subsets; by group on the page"
-        table = _table(f"quality against {AGAINST[name]}", caption, "generator", "n", *heads)
+        made = table(f"quality against {AGAINST[name]}", caption, "generator", "n", *heads)
         for each in content["generators"]:
             one = each["quality"][name]["all"]
             cells = ["undef." if one[key] is None else f"{one[key]:.3f}" for key in QUALITY_WORDS]
             cells[1] += "" if one["kid_sd"] is None else f"\n[dim]± {one['kid_sd']:.3f}[/]"
-            table.add_row(escape(each["name"]), f"{one['n']:,}", *cells)
-        tables.append(table)
+            made.add_row(escape(each["name"]), f"{one['n']:,}", *cells)
+        tables.append(made)
     return tables
 
 
@@ -196,22 +187,22 @@ def _likeness(content: Json) -> Table:
     caption = "pixels: mean absolute difference from the teacher at the same latent, of the whole range"
     first = content["generators"][0]["diversity"]
     caption += f"; Vendi score of {first['n']:,} images" if first else ""
-    table = _table("likeness and variety", caption, "generator", "pixels, %", "seen as\nasked, %", "Vendi ↑",
+    made = table("likeness and variety", caption, "generator", "pixels, %", "seen as\nasked, %", "Vendi ↑",
                    "distance\nwithin", "distance\nacross")  # fmt: skip
     for each in content["generators"]:
         one = each["diversity"] or {}
         shown = ["" if one.get(key) is None else f"{one[key]:.2f}" for key in ("vendi", "within", "across")]
-        asked = _cell(each["asked"]["agreement"], 100, 1) if each["asked"] else ""
-        pixels = _cell(each["pixels"], 100, 1) if each["pixels"] else ""
-        table.add_row(escape(each["name"]), pixels, asked, *shown)
-    return table
+        asked = cell(each["asked"]["agreement"], 100, 1) if each["asked"] else ""
+        pixels = cell(each["pixels"], 100, 1) if each["pixels"] else ""
+        made.add_row(escape(each["name"]), pixels, asked, *shown)
+    return made
 
 
 def _costs(content: Json) -> Table:
     from evenlens.generation import comparison_words as words
 
     caption = f"median times in turns, {content['device']}; below: than the teacher"
-    table = _table("size and speed", caption, "generator", "parameters", "MB", "ms an image,\none at a time",
+    made = table("size and speed", caption, "generator", "parameters", "MB", "ms an image,\none at a time",
                    "ms an image,\n32 at a time")  # fmt: skip
     for each in content["generators"]:
         times, own = each["times"], each["role"] == "teacher"
@@ -224,14 +215,5 @@ def _costs(content: Json) -> Table:
                 *((f"speed_{batch}", "faster", "slower") for batch in words.SPEEDS)]  # fmt: skip
         for k, (key, more, less) in enumerate(keys):
             cells[k] += f"\n[dim]{words.compared(times[key], more, less)}[/]" if times[key] and not own else ""
-        table.add_row(escape(each["name"]), *cells)
-    return table
-
-
-def _cell(number: Json | None, factor: float, digits: int) -> str:
-    if not number or number["value"] is None:
-        return "undefined"
-    value, low, high = (
-        "" if number[key] is None else f"{factor * number[key]:z.{digits}f}" for key in ("value", "low", "high")
-    )
-    return f"{value}\n[dim]{low}…{high}[/]" if low else value
+        made.add_row(escape(each["name"]), *cells)
+    return made

@@ -74,10 +74,12 @@ def write(
     shown = show(rows or summary.summarise(runs), baseline, sort=rows is None)
     comparisons = verdict.compare(shown.rows, shown.baseline, shown.gap, shown.level)
     compressed = compression.find(shown)
-    searched = search.find(shown, found)
-    page = render(shown, comparisons, compressed, title, about, command, pictures, search.section(searched, found))
+    searched, tested = search.find(shown, found), significance.find(shown)
+    sections = {**search.section(searched, found), "significance": significance_page.section(tested)}
+    page = render(shown, comparisons, compressed, title, about, command, pictures, sections)
     content = machine_readable(shown, comparisons, compressed, title, about, command)
     content["search"] = search.machine_readable(searched, found)
+    content["significance"] = _plain(significance.machine_readable(tested))
     beside = json.dumps(content, indent=1, allow_nan=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((out.with_suffix(".json"), beside), (out, page)):
@@ -107,16 +109,15 @@ def render(
     about: str,
     command: str | None,
     pictures: bool,
-    searched: dict[str, Any],
+    sections: dict[str, Any],
 ) -> str:
     """Fill the template."""
     drawn = figures.all_figures(shown)
     of_compressed = compression_figures.all_figures(shown, compressed)
     viewed = views.find(shown)
     of_views = views.all_figures(viewed)
-    tested = significance_page.section(significance.find(shown))
     runs = [(run, mark) for row, mark in zip(shown.rows, shown.marks, strict=True) for run in row.runs]
-    every = [*drawn, *of_compressed, *of_views, *searched["search_figures"], *tested["figures"]]
+    every = [*drawn, *of_compressed, *of_views, *sections["search_figures"], *sections["significance"]["figures"]]
     return bundle.render(
         "page.html",
         {figure.key: figure.spec for figure in every},
@@ -131,7 +132,6 @@ def render(
         gap=metrics.get(shown.gap) if shown.gap else None,
         level=metrics.get(shown.level) if shown.level else None,
         against=tables.against(shown, comparisons),
-        significance=tested,
         best=shown.mark(shown.best) if shown.best else None,
         columns=tables.columns(),
         lines=tables.lines(shown),
@@ -140,7 +140,7 @@ def render(
         compression_figures=of_compressed,
         viewed=views.lines(viewed),
         view_figures=of_views,
-        **searched,
+        **sections,
         figures=drawn,
         confusion=tables.confusion(shown),
         **_pictures(shown, pictures),
@@ -266,7 +266,6 @@ def machine_readable(
         "pareto_front": [shown.marks[k].letter for k in front],
         "rows": [_machine_row(row, mark.letter) for row, mark in zip(shown.rows, shown.marks, strict=True)],
         "comparisons": [_machine_comparison(shown, item) for item in comparisons],
-        "significance": _plain(significance.machine_readable(significance.find(shown))),
         "compression": _plain(compression_words.machine_readable(compressed)),
         "views": views.machine_readable(views.find(shown)),
     }

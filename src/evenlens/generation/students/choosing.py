@@ -57,7 +57,8 @@ class Chooser:
         device: torch.device,
         shares: np.ndarray | None = None,
     ) -> None:
-        self.shares, self._featured = shares, classifier is not None and classifier.has_features
+        self.shares = shares
+        self._extractor = classifier if classifier is not None and classifier.has_features else None
         self.classifier, self.target, self.weight, self.count, self.device = classifier, target, weight, count, device
         pixels = torch.from_numpy(reference).permute(0, 3, 1, 2)
         real = [self._seen(part.to(device).float() / 255)[0] for part in pixels.split(BATCH)]
@@ -70,8 +71,7 @@ class Chooser:
     @property
     def extractor(self) -> str:
         """Say what made the features."""
-        named = self.classifier is not None and self._featured
-        return self.classifier.title if named and self.classifier else f"mean colours of {MEANS} x {MEANS} areas"
+        return self._extractor.title if self._extractor else f"mean colours of {MEANS} x {MEANS} areas"
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         return (values - self._mean) / self._spread
@@ -79,12 +79,11 @@ class Chooser:
     @torch.no_grad()
     def _seen(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Give features (B, F) of images in [0, 1], and how many were given each class (K,) by attribute."""
-        areas = adaptive_avg_pool2d(image, min(MEANS, image.shape[-1])).flatten(1)
-        if self.classifier is None:
-            return areas, {}
-        logits = self.classifier.logits(image) if self.target else {}
+        logits = self.classifier.logits(image) if self.classifier and self.target else {}
         counts = {name: one_hot(logits[name].argmax(1), logits[name].shape[1]).sum(0) for name in self.target}
-        return self.classifier.features(image) if self._featured else areas, counts
+        if self._extractor:
+            return self._extractor.features(image), counts
+        return adaptive_avg_pool2d(image, min(MEANS, image.shape[-1])).flatten(1), counts
 
     @torch.no_grad()
     def score(self, net: StudentNet) -> dict[str, float]:
@@ -104,7 +103,7 @@ class Chooser:
             raise UserError(
                 f"The features of {self.extractor} are not finite, so no epoch can be chosen: take another."
             )
-        if not self.target or self.classifier is None:
+        if not self.target:
             return {"kid": kid, "score": kid}
         apart = []
         for name, share in self.target.items():

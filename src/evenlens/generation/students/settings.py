@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from evenlens.config import Section
+from evenlens.config import Section, first_mistake
 from evenlens.errors import UserError, unknown
 from evenlens.generation.students.nets import SIZES
 from evenlens.generation.students.terms import Schedule
@@ -71,9 +71,8 @@ def read_settings(given: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].replace("Input should", "it must")
-        raise UserError(f"{first['loc'][0]}={first['input']!r} is not allowed: {message}.") from None
+        place, message = first_mistake(error)
+        raise UserError(f"{place}={given[place]!r} is not allowed: {message}.") from None
     for term in TERMS:
         settings.schedule(term)
     if settings.size is not None and settings.size not in SIZES:
