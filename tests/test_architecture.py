@@ -32,7 +32,7 @@ FLOORS = [
     ["selecting"],
     ["plan"],
     ["run"],
-    ["leakage", "predict", "sketching", "searching", "sweeps", "export"],
+    ["leakage", "predict", "sketching", "searching", "recipes", "sweeps", "export"],
     ["candidates", "compressing", "generation", "shipping"],
     ["report"],
     ["api", "cards", "generation_study"],

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from evenlens import methods, nets, run, sweeps
+from evenlens import methods, nets, recipes, run
 from evenlens.config import Net, make_config
 from evenlens.data import own
 from evenlens.data.dataset import Task
@@ -194,13 +194,13 @@ def test_a_killed_run_with_a_base_goes_on_to_the_same_numbers(base, tmp_path):
 
 
 def test_a_sweep_goes_on_from_a_base_and_from_several(base):
-    read = sweeps.expand({"dataset": "tiny", "method": "erm", "base": [str(base.folder), "other"]})
+    read = recipes.expand({"dataset": "tiny", "method": "erm", "base": [str(base.folder), "other"]})
     assert [config.base for config in read.configs] == [str(base.folder), "other"]
 
 
 def test_the_configuration_of_a_run_with_a_base_is_a_recipe_for_it(base, tmp_path):
     made = tiny(tmp_path, base=str(base.folder))
-    (again,) = sweeps.read_recipe(made.folder / "config.toml").configs
+    (again,) = recipes.read_recipe(made.folder / "config.toml").configs
     assert again.identity() == made.config.identity()
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 import evenlens
-from evenlens import cards, generation_study, metrics, plan, registry, sweeps
+from evenlens import cards, generation_study, metrics, plan, recipes, registry
 from evenlens.cli import app
 from evenlens.config import make_config, parse_overrides
 from evenlens.data import own
@@ -128,7 +128,7 @@ def test_recipes_can_be_read(page):
         if "method" not in content:
             assert own.Description.model_validate(content)  # of a data set of one's own
             continue
-        for config in sweeps.expand(content).configs:
+        for config in recipes.expand(content).configs:
             plan.complete(config)
 
 
@@ -177,7 +177,7 @@ def check_what_is_named(command, given):
         settings = [pair for pair in given["settings"] or [] if not pair.endswith(("/ID", "=RUN"))]  # of the reader's
         plan.complete(make_config(given["dataset"], given["method"], parse_overrides(settings)))
     elif command == "sweep" and "ID" not in Path(given["recipe"]).parts:
-        for config in sweeps.read_recipe(ROOT / given["recipe"]).configs:
+        for config in recipes.read_recipe(ROOT / given["recipe"]).configs:
             plan.complete(config)
     elif command == "study":
         generation_study.read_study(ROOT / given["recipe"])

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evenlens import methods, plan, run, searching, sweeps
+from evenlens import config, methods, plan, recipes, run, searching, sweeps
 from evenlens.config import make_config
 from evenlens.errors import UserError
 from evenlens.method import Range
+from evenlens.recipes import expand
 from evenlens.report import page, search, summary
 from evenlens.selecting import Rule
-from evenlens.sweeps import expand
 from tests.pages import Tags, check_drawn
 
 SEARCHED, PLAIN = "group_dro", "erm"
@@ -352,7 +352,7 @@ def searched(home, monkeypatch, in_threads):
     """A real search, made once: the recipe, its runs' folder, and the runs."""
     monkeypatch.setenv("EVENLENS_CACHE", str(home / "cache"))
     (home / "recipe.toml").write_text(TINY)
-    read = sweeps.read_recipe(home / "recipe.toml")
+    read = recipes.read_recipe(home / "recipe.toml")
     return read, home / "runs", [run.train(config, home / "runs") for config in read.configs]
 
 
@@ -373,7 +373,7 @@ def test_a_search_makes_each_run_once_and_again_makes_none(searched, monkeypatch
     monkeypatch.setattr(sweeps, "_start_worker", None)
     outcome = sweeps.sweep(read.configs, runs, 1)
     assert (outcome.made, len(outcome.folders)) == (0, 8)
-    more = expand({**sweeps.read_toml(runs.parent / "recipe.toml"), "search": 4, "method": ["group_dro", "jtt"]})
+    more = expand({**config.read_toml(runs.parent / "recipe.toml"), "search": 4, "method": ["group_dro", "jtt"]})
     there = searching.choose(more.searches, made)
     assert [len(trial.runs) for trial in there[0].trials] == [2, 2, 2, 0]
 

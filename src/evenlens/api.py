@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evenlens import model_file, sweeps
+from evenlens import model_file, recipes, sweeps
 from evenlens import run as running
 from evenlens.audits import Audit, Audits
 from evenlens.config import make_config
@@ -67,7 +67,7 @@ def sweep(recipe: Path | str | dict[str, Any], *, runs: Path | str = "runs", job
     Raises:
         UserError: the recipe cannot be used, or a run failed (the others were made).
     """
-    read = sweeps.expand(recipe) if isinstance(recipe, dict) else sweeps.read_recipe(Path(recipe))
+    read = recipes.expand(recipe) if isinstance(recipe, dict) else recipes.read_recipe(Path(recipe))
     outcome = sweeps.sweep(read.configs, Path(runs), jobs)
     if outcome.failed:
         name, why = next(iter(outcome.failed.items()))

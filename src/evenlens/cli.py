@@ -168,7 +168,7 @@ def sweep(
     With search = 20, every method has its defaults and 19 draws from its own ranges; validation images choose one.
     """
     from evenlens.following import following
-    from evenlens.sweeps import read_recipe
+    from evenlens.recipes import read_recipe
 
     read = read_recipe(recipe)
     command = f"evenlens sweep {recipe}"
@@ -190,7 +190,7 @@ def demo(
     Needs no data, no network and no GPU. The faces are drawings whose attributes are set by us; they show how the
     tool works, and prove nothing about people.
     """
-    from evenlens.sweeps import read_recipe
+    from evenlens.recipes import read_recipe
 
     recipe = Path(__file__).with_name("demo.toml")
     page = folder / "report.html"

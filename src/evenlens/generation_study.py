@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from pydantic import Field, ValidationError
 
-from evenlens import datasets, generation, run, sweeps
+from evenlens import datasets, generation, recipes, run
 from evenlens.config import RunConfig, Section, first_mistake, make_config, read_toml
 from evenlens.errors import UserError, unknown
 from evenlens.files import write_json
@@ -159,7 +159,7 @@ def _read(kind: type[S], content: Mapping[str, Any], path: Path, place: str = ""
 def _check_network(path: Path, name: str, given: Mapping[str, Any]) -> None:
     if "run" in given:
         _read(Labeller, given, path, f"{name}.")
-    elif len(sweeps.expand(dict(given)).configs) != 1:
+    elif len(recipes.expand(dict(given)).configs) != 1:
         raise UserError(f"{path}: {name} must be one run; give one value for each setting.")
 
 
@@ -256,7 +256,7 @@ class _Making:
         given = dict(getattr(self.study, name))
         if "run" in given:
             return classifiers.load(str(given.pop("run")), **given)
-        made = run.train(sweeps.expand(given).configs[0], self.folder / "runs", self.watch)
+        made = run.train(recipes.expand(given).configs[0], self.folder / "runs", self.watch)
         found = classifiers.load(str(made.folder))
         accuracy = made.metrics["test"]["metrics"]["accuracy"][0]
         said = f", right about {100 * accuracy:.1f} % of test images"
