@@ -65,6 +65,9 @@ class Train(Section):
     """How it is trained, the same for every method."""
 
     epochs: int = Field(10, ge=1, description="scored and saved after each")
+    devices: int = Field(
+        1, ge=1, le=1024, description="processes, a GPU or core each, that share every batch; the numbers stay the same"
+    )
     steps: int | None = Field(
         None, ge=1, description="optimiser steps of the whole run; default: each epoch one pass, for every method"
     )
@@ -93,8 +96,8 @@ class RunConfig(Section):
     train: Train = Train()
 
     def identity(self) -> str:
-        """Hash what decides the numbers to 10 hex digits; where the images lie does not."""
-        content = self.model_dump(mode="json", exclude={"data": {"root"}})
+        """Hash what decides the numbers to 10 hex digits; where the images lie does not, nor on how many devices."""
+        content = self.model_dump(mode="json", exclude={"data": {"root"}, "train": {"devices"}})
         content["base"] = self.base and Path(self.base).expanduser().resolve().name  # which is the base's own hash
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=5).hexdigest()
 

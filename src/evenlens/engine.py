@@ -1,13 +1,18 @@
-"""Devices and precision: what is fast on this machine. Nothing else asks which device there is."""
+"""Devices, precision and processes: what is fast on this machine. Nothing else asks which device there is."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import distributed
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,18 @@ def start(threads: int | None = None) -> torch.device:
 
     On Linux the C library is told to keep freed memory: giving the large blocks of activations back to the system
     and fetching them again costs a CPU run up to a third of its time.
+
+    A process that torchrun started joins its group: see `evenlens.dividing`.
     """
     if threads:
         torch.set_num_threads(threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+        if processes() > 1:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cuda")
     if sys.platform == "linux":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
@@ -50,6 +61,31 @@ def start(threads: int | None = None) -> torch.device:
             libc.mallopt(mmap_threshold, 1 << 30)
             libc.mallopt(trim_threshold, -1)
     return torch.device("cpu")
+
+
+def stop() -> None:
+    """Leave the group of processes, if there is one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def processes() -> int:
+    """Give how many processes train together; 1 outside of such a group."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def place() -> int:
+    """Give the number of this process in its group. The first, 0, is the one that writes files and talks."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def agreed(value: Value) -> Value:
+    """Give what the first process has; the others wait for it. What they hand in does not matter."""
+    if processes() == 1:
+        return value
+    told: list[Value] = [value]
+    distributed.broadcast_object_list(told, 0)
+    return told[0]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -53,6 +53,19 @@ class Diverged(UserError):
     """The loss is no finite number any more."""
 
 
+@dataclass(frozen=True)
+class Middle:
+    """Where in an epoch a run was killed, to go on from there.
+
+    Attributes:
+        history: what each step of the epoch returned until then.
+        restore: puts back all state as it was then.
+    """
+
+    history: list[dict[str, Tensor]]
+    restore: Callable[[], None]
+
+
 class Method(nn.Module):
     """A way to train, repair or compress a classifier.
 
@@ -72,6 +85,9 @@ class Method(nn.Module):
         net: the network that `forward` uses unless it is overridden.
         notes: what a reader of the run has to know, one sentence each; to be filled in `prepare`.
         epoch: how many epochs are done.
+        history: what each step of this epoch's pass returned so far; empty outside of it.
+        position: the time of the step under way, in epochs.
+        middle: where in its first epoch from now training goes on, if not at the start.
     """
 
     title: ClassVar[str]
@@ -91,6 +107,9 @@ class Method(nn.Module):
         self.optimisers: list[torch.optim.Optimizer] = []
         self.notes: list[str] = []
         self.stepped: Callable[[], None] = lambda: None  # called after each step; a progress bar, say
+        self.history: list[dict[str, Tensor]] = []
+        self.position = 0.0
+        self.middle: Middle | None = None
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
 
     @classmethod
@@ -142,13 +161,21 @@ class Method(nn.Module):
         """
         self.train()
         steps, done = self.epoch_steps(train), float(self.epoch)
-        history: list[dict[str, Tensor]] = []
-        for number, batch in enumerate(islice(self.endless(train), steps)):
-            self.set_learning_rate(done + number / steps)
-            history.append(self.step(batch))
+        batches = islice(self.endless(train), steps)
+        if self.middle:
+            middle, self.middle = self.middle, None
+            for _ in islice(batches, len(middle.history)):  # drawn as they were before the run was killed
+                pass
+            self.history = middle.history
+            middle.restore()
+        for number, batch in enumerate(batches, len(self.history)):
+            self.position = done + number / steps
+            self.set_learning_rate(self.position)
+            self.history.append(self.step(batch))
             self.stepped()
             if (number + 1) % FINITE_CHECK == 0:
-                self._check_finite(history, number + 1 - FINITE_CHECK)
+                self._check_finite(self.history, number + 1 - FINITE_CHECK)
+        history, self.history = self.history, []
         self._check_finite(history, 0)
         return {name: torch.stack([entry[name] for entry in history]).mean().item() for name in history[0]}
 

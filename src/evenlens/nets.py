@@ -18,6 +18,7 @@ from evenlens import engine
 from evenlens.config import Net
 from evenlens.data.dataset import Task
 from evenlens.data.images import cache_folder
+from evenlens.dividing import over_processes
 from evenlens.engine import Precision
 from evenlens.errors import UserError, unknown
 from evenlens.files import replacing
@@ -70,10 +71,13 @@ class Classifier(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to features (B, F) in float32."""
-        return self.pooled(self.maps(image))
+        return over_processes(lambda share: self.pooled(self._maps(share)), self.backbone, image)
 
     def maps(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to the last layer's maps before pooling: (B, F, h, w) of a CNN."""
+        return over_processes(self._maps, self.backbone, image)
+
+    def _maps(self, image: Tensor) -> Tensor:
         image = torch.addcmul(-self.mean / self.std, image, 1.0 / self.std)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.precision.bfloat16):
             return self.backbone.forward_features(image)
@@ -81,7 +85,7 @@ class Classifier(nn.Module):
     def pooled(self, maps: Tensor) -> Tensor:
         """Pool maps to features (B, F) in float32."""
         with torch.autocast(maps.device.type, torch.bfloat16, enabled=self.precision.bfloat16):
-            return self.backbone.forward_head(maps, pre_logits=True).float()
+            return self.backbone.forward_head(maps, pre_logits=True).to(self.mean.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, num_outputs) in float32."""

@@ -11,7 +11,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,19 +23,25 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from evenlens import __version__, datasets, engine, methods, metrics, model_file, nets, tone_leak
+from evenlens import __version__, datasets, dividing, engine, methods, metrics, model_file, nets, tone_leak
 from evenlens.config import PHOTOGRAPH, RunConfig, to_toml
 from evenlens.data import source
 from evenlens.data.dataset import FairDataset, Splits, Task
 from evenlens.data.source import Loaded
 from evenlens.errors import UserError
 from evenlens.files import replacing
-from evenlens.method import Diverged, Log, Method
+from evenlens.method import Diverged, Log, Method, Middle
 from evenlens.plan import complete, located, named_runs, required_config, started_from
 from evenlens.run_folder import FORMAT, Run, measure, refuse_seen, write_images, write_predictions
 from evenlens.selecting import LAST, Rule
 
 EVALUATION_BATCH = 512
+MIDDLE_SECONDS = 300.0  # after which a long epoch is saved in its middle
+
+
+class Busy(UserError):
+    """Another process is making the run right now."""
+
 
 Watch = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, how much there is)."""
@@ -80,7 +87,9 @@ def train(
     loaded: Loaded | None = None,
     wait: bool = False,
 ) -> Run:
-    """Make a run, or open it where it was made before; one that was killed goes on after its last epoch.
+    """Make a run, or open it where it was made before; one that was killed goes on where it was saved last.
+
+    With `train.devices` above 1 it starts as many processes, unless it is one of several already (of torchrun, say).
 
     Args:
         config: what to run.
@@ -91,30 +100,54 @@ def train(
 
     Raises:
         UserError: something given cannot be used, or the loss is no number any more.
+        Busy: another process is making it, and `wait` is False.
     """
     runs = Path(runs)
     config = complete(config)
+    if config.train.devices > engine.processes() == 1:
+        from evenlens import launching  # which calls this function in each process
+
+        return Run.open(launching.train(config, runs, watch, wait))
+    engine.start()
     loaded = loaded or load_data(config, watch)
     config = pin(config, loaded.splits)
     folder = folder_of(config, runs)
-    if not folder.exists():
+    if not engine.agreed(folder.exists()):
         val = loaded.splits.val  # with right predictions: said before training where no prediction could help
         right = metrics.count(val.label, val.label, val.group, *_shape(val.task))
         Rule.of(config.select).measured(right, loaded.splits.train.cell_counts().numpy())
         for run in started_from(config):
             refuse_seen(run, config.dataset, loaded.splits)
         partial = folder.with_name(f".{folder.name}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(partial.with_suffix(".lock"), timeout=-1 if wait else 0):
-                if not folder.exists():
-                    partial.mkdir(exist_ok=True)
-                    _Making(config, runs, partial, loaded, watch).make()
+        with _claimed(folder, partial, wait) as ours:
+            if ours:
+                _Making(config, runs, partial, loaded, watch).make()
+                if engine.place() == 0:
                     partial.replace(folder)
-        except Timeout:
-            raise UserError(f"Another process is making {folder} right now: wait for it, or stop it.") from None
-        partial.with_suffix(".lock").unlink(missing_ok=True)
+        engine.agreed(None)  # until the first process is done with the folder
     return Run.open(folder)
+
+
+@contextmanager
+def _claimed(folder: Path, partial: Path, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a run, the first process for all, and say whether it is still to be made."""
+    lock, ours = FileLock(partial.with_suffix(".lock"), timeout=-1 if wait else 0), None
+    if engine.place() == 0:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            lock.acquire()
+            ours = not folder.exists()
+    try:
+        ours = engine.agreed(ours)
+        if ours is None:
+            raise Busy(f"Another process is making {folder} right now: wait for it, or stop it.")
+        if ours and engine.place() == 0:
+            partial.mkdir(exist_ok=True)
+        yield ours
+        if engine.place() == 0:
+            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def required_runs(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch) -> dict[str, list[Run]]:
@@ -186,10 +219,11 @@ class _Making:
 
     def make(self) -> None:
         """Do all of it, leaving the finished files in the partial folder."""
-        config = self.config
-        if shutil.disk_usage(self.partial).free < 1 << 20:
-            raise OSError(28, "No space left on device", str(self.partial))
-        (self.partial / "config.toml").write_text(to_toml(config))  # at once, for who looks on
+        config, self.first = self.config, engine.place() == 0
+        if self.first:
+            if shutil.disk_usage(self.partial).free < 1 << 20:
+                raise OSError(28, "No space left on device", str(self.partial))
+            (self.partial / "config.toml").write_text(to_toml(config))  # at once, for who looks on
         self.device = engine.start()
         splits = self.loaded.splits.near(self.device)
         required = required_runs(config, self.runs, self.loaded, self.watch)
@@ -202,7 +236,7 @@ class _Making:
         if config.base:
             base = started_from(config)[0].load_method()
             nets.go_on_from(self.method.net, splits.task, base.net, base.task)
-        precision = self._choose_precision()
+        precision = engine.Precision(**engine.agreed(self._choose_precision() if self.first else {}))
         for net in self.method.modules():
             if isinstance(net, nets.Classifier):
                 net.compute_in(precision)
@@ -212,26 +246,31 @@ class _Making:
         self.train = splits.train.on(self.device, augment=str(config.data.augment), tick=self._count_images, **bind)
         tune = splits.tune.on(self.device, **bind)
         self.val = splits.val.on(self.device, **{**bind, "batch_size": EVALUATION_BATCH})
-        self.epoch_began = time.perf_counter()
-        self.method.prepare(self.train, tune)
-        self._restore()
-        self.method.fit(self.train, tune, self.offer)
-        if not self.best:
-            raise UserError(f"{config.method} ended without ever being complete: give it more epochs.")
-        self.method.load_state_dict(self.best["state"], strict=False)
-        self.method.eval()
-        test = splits.test.on(self.device, **{**bind, "batch_size": EVALUATION_BATCH})
-        self._write({"val": (self.val, self.best["logits"]), "test": (test, predict(self.method, test))}, precision)
+        self.epoch_began = self.saved = time.perf_counter()
+        with dividing.divided():
+            dividing.keep_alike(self.method)
+            self.method.prepare(self.train, tune)
+            self._restore()
+            self.method.fit(self.train, tune, self.offer)
+            if not self.best:
+                raise UserError(f"{config.method} ended without ever being complete: give it more epochs.")
+            self.method.load_state_dict(self.best["state"], strict=False)
+            self.method.eval()
+            test = splits.test.on(self.device, **{**bind, "batch_size": EVALUATION_BATCH})
+            logits = predict(self.method, test)
+            review = self.method.review(self.train)  # which may have something to note
+        if self.first:
+            self._write({"val": (self.val, self.best["logits"]), "test": (test, logits)}, precision, review)
 
-    def _choose_precision(self) -> engine.Precision:
+    def _choose_precision(self) -> dict[str, bool]:
         path, train = self.partial / "precision.json", self.config.train
         if path.exists():
-            return engine.Precision(**json.loads(path.read_text()))  # a run that goes on computes as it began
+            return dict(json.loads(path.read_text()))  # a run that goes on computes as it began
         size = self.loaded.splits.task.image_size
         chosen = nets.choose_precision(self.config.precision, self.method.net, size, train.batch_size, self.device)
         with replacing(path) as part:
             part.write_text(json.dumps(vars(chosen)))
-        return chosen
+        return vars(chosen)
 
     def _count_images(self, num: int) -> None:
         self.images_seen += num
@@ -241,9 +280,14 @@ class _Making:
         steps = train.steps or train.epochs * self.method.epoch_steps(self.train)
         self.steps += 1
         self.watch("steps", min(self.steps, steps), steps)
+        if self.first and self.method.history and time.perf_counter() - self.saved > MIDDLE_SECONDS:
+            state = {**self._state(), "history": self.method.history}
+            model_file.save_checkpoint(self.partial / "middle.pt", state)
+            self.saved = time.perf_counter()
 
     def offer(self, log: Log) -> None:
         """Log an epoch, score the method if it is complete, keep it if it is the best so far, save."""
+        dividing.keep_alike(self.method)
         trained = time.perf_counter()
         entry = {"epoch": len(self.log) + 1, **log, "seconds": round(trained - self.epoch_began, 3)}
         if self.method.complete:
@@ -264,9 +308,11 @@ class _Making:
                 self.best = {"score": value, "epoch": entry["epoch"], "logits": logits, "state": state}
             entry["evaluation_seconds"] = round(time.perf_counter() - trained, 3)
         self.log.append(entry)
-        model_file.save_checkpoint(self.partial / "checkpoint.pt", self._state())
-        self._write_log()
-        self.epoch_began = time.perf_counter()
+        if self.first:
+            model_file.save_checkpoint(self.partial / "checkpoint.pt", self._state())
+            (self.partial / "middle.pt").unlink(missing_ok=True)
+            self._write_log()
+        self.epoch_began = self.saved = time.perf_counter()
 
     def _write_log(self) -> None:
         (self.partial / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
@@ -285,16 +331,22 @@ class _Making:
         }
 
     def _restore(self) -> None:
-        path = self.partial / "checkpoint.pt"
-        if not path.exists():
-            return
-        state = model_file.load_checkpoint(path)
+        """Go back to the end of the last whole epoch, and from there on to where its successor was saved."""
+        path, middle = self.partial / "checkpoint.pt", self.partial / "middle.pt"
+        if path.exists():
+            self._go_on_from(path, model_file.load_checkpoint(path))
+        if middle.exists():
+            state = model_file.load_checkpoint(middle)
+            if len(state.get("log", [])) == len(self.log):  # else it is of an epoch that was finished since
+                self.method.middle = Middle(state["history"], lambda: self._go_on_from(middle, state))
+
+    def _go_on_from(self, path: Path, state: dict[str, Any]) -> None:
         try:
-            self._go_on_from(state)
+            self._put_back(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise model_file.bad_checkpoint(path, error) from None
 
-    def _go_on_from(self, state: dict[str, Any]) -> None:
+    def _put_back(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state["method"])
         for optimiser, saved in zip(self.method.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -305,10 +357,11 @@ class _Making:
         self.images_seen, self.steps = state["images_seen"], state["steps"]
         self.log, self.best = state["log"], state["best"]
 
-    def _write(self, parts: dict[str, tuple[FairDataset, Tensor]], precision: engine.Precision) -> None:
+    def _write(
+        self, parts: dict[str, tuple[FairDataset, Tensor]], precision: engine.Precision, review: dict[str, Any]
+    ) -> None:
         config, splits = self.config, self.loaded.splits
         train_cells = splits.train.cell_counts().numpy()
-        review = self.method.review(self.train)  # which may have something to note
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": __version__,
@@ -337,7 +390,7 @@ class _Making:
         write_images(self.partial / "images.parquet", splits, started_from(config))
         state = {**self.best["state"], **model_file.view_state(config)}
         model_file.save_model(self.partial / "model.safetensors", model_file.describe(self.method), state)
-        for leftover in ("checkpoint.pt", "precision.json"):
+        for leftover in ("checkpoint.pt", "middle.pt", "precision.json"):
             (self.partial / leftover).unlink(missing_ok=True)
 
     def _tone_leak(self) -> tone_leak.ToneLeak | None:
@@ -354,6 +407,7 @@ class _Making:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"evenlens": __version__, "python": platform.python_version(), "torch": torch.__version__},
             "device": engine.describe(self.device),
+            "processes": engine.processes(),
             "precision": str(precision),
             "seconds_training": round(sum(entry["seconds"] for entry in self.log), 3),
             "peak_memory_bytes": engine.peak_memory(self.device),

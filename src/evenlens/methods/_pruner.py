@@ -125,6 +125,7 @@ class Pruner(Method):
         if self.objective.needs_group:
             self.needs_group = ("training",)
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.long))
+        self.done = 0  # the same, as a number of Python, which no step waits for the device to read
 
     def planned(self, schedule: str, keep_rate: float, rounds: int) -> list[float]:
         """Give the sparsity after each round."""
@@ -168,8 +169,6 @@ class Pruner(Method):
 
     def train_epoch(self, train: FairDataset) -> Log:
         """Train an epoch, with the rounds of pruning that fall into it; log what the objective sees."""
-        # numbers of Python beside the buffers, which no step waits for the device to read
-        self.done, self.time, self.tick = int(self.rounds_done), float(self.epoch), 1 / self.epoch_steps(train)
         log = super().train_epoch(train)
         log["sparsity"] = self.sparsity_now()
         return {**log, **{name: value.item() for name, value in self.objective.log().items()}}
@@ -177,13 +176,18 @@ class Pruner(Method):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Prune if it is time for a round; take a step for the objective."""
         span = self.pruning_share * self.config.train.epochs
-        while self.done < len(self.sparsities) and self.time >= span * self.done / len(self.sparsities):
+        while self.done < len(self.sparsities) and self.position >= span * self.done / len(self.sparsities):
             self.prune(self.sparsities[self.done])
             self.done += 1
             self.rounds_done += 1
         self.objective.active = self.while_pruning or self.done == len(self.sparsities)
-        self.time += self.tick
         return super().step(batch)
+
+    def load_state_dict(self, *state: Any, **options: Any) -> Any:
+        """Take a state, and how many rounds it has had."""
+        loaded = super().load_state_dict(*state, **options)
+        self.done = int(self.rounds_done)
+        return loaded
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the objective's loss."""

@@ -92,12 +92,12 @@ class Adversaries(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Map logits (B, C) to groups (B, G), each row by the adversary of its label."""
-        own = one_hot(label, self.num_classes)
+        own = one_hot(label, self.num_classes).to(logits.dtype)
         hidden = self.inner(logits).relu().unflatten(1, (self.num_classes, -1)) * own[:, :, None]
         return self.outer(hidden.flatten(1)) + self.bias(own)
 
     def loss(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
         """Give the sum over the classes that the batch holds of the mean cross-entropy of their adversary's guesses."""
         each = functional.cross_entropy(self(logits, label), group, reduction="none")
-        own = one_hot(label, self.num_classes)
+        own = one_hot(label, self.num_classes).to(logits.dtype)
         return ((each @ own) / own.sum(0).clamp(min=1)).sum()

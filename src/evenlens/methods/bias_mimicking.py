@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class BiasMimicking(Method):
         self.head_learning_rate = head_learning_rate
         self.refresh = refresh
         self.per_head = per_head
-        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []  # this epoch's features, labels and cells
+        self.seen: list[tuple[Tensor, ...]] = []  # this epoch's features, labels and cells
 
     def prepare(self, train: FairDataset, tune: FairDataset) -> None:
         """Draw the views; give the second head an optimiser of its own."""
@@ -92,6 +92,14 @@ class BiasMimicking(Method):
     def forward(self, image: Tensor) -> Tensor:
         """Let the second head judge."""
         return self.second(self.features(image))
+
+    def get_extra_state(self) -> list[tuple[Tensor, ...]]:
+        """Give what a run that is killed in the middle of an epoch needs beside parameters and buffers."""
+        return self.seen
+
+    def set_extra_state(self, state: list[Any]) -> None:
+        """Take that back."""
+        self.seen = [tuple(part) for part in state]
 
     def train_epoch(self, train: FairDataset) -> Log:
         """Train the network on the views, then the second head on the features seen."""

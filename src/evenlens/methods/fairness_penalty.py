@@ -95,7 +95,7 @@ class FairnessPenalty(Method):
         """Give the squared gap of a batch's rates, mixed with the past, and move the past on."""
         task = self.task
         number = batch.group if self.criterion == "dp" else task.cell(batch.label, batch.group)
-        member = one_hot(number, self.known.numel())  # (B, conditions * G)
+        member = one_hot(number, self.known.numel()).to(probability.dtype)  # (B, conditions * G)
         size = member.sum(0).view(self.known.shape)
         rate = (member.T @ probability).view(self.past.shape) / size.clamp(min=1)[..., None]
         enough = size >= self.min_images

@@ -1,0 +1,5 @@
+"""`python -m evenlens`, which is what torchrun starts."""
+
+from evenlens.cli import main
+
+main()
