@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evenlens.data import augment as augmentations
+from evenlens.data.ahead import ReadAhead
 from evenlens.data.batches import shuffled
 from evenlens.data.tables import PARTS, Column
 
@@ -100,6 +101,7 @@ class FairDataset:
         attributes: further columns of the same N rows, by name.
         task: what is predicted, for whom.
         digests: (N,) int64, equal for copies of one file, whatever their names; empty where nobody asks.
+        ahead: reads `pixels` for batches, where they lie in a file that is larger than memory.
     """
 
     pixels: Tensor
@@ -110,6 +112,7 @@ class FairDataset:
     attributes: dict[str, Column]
     task: Task
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    ahead: ReadAhead | None = None
     batch_size: int = 256
     augment: str = "none"
     memory_format: torch.memory_format = torch.contiguous_format
@@ -187,13 +190,20 @@ class FairDataset:
         chunks = list(order.split(self.batch_size))
         if len(chunks) > 1 and len(chunks[-1]) == 1:  # batch norm cannot train on one image alone
             chunks[-2:] = [torch.cat(chunks[-2:])]
-        for index in chunks:
-            image = change(self.pixels, self.rows[index], self.generator)
+        for index, (pixels, rows) in zip(chunks, self._images(chunks), strict=True):
+            image = change(pixels, rows, self.generator)
             image = image.to(device, torch.float32, non_blocking=True, memory_format=self.memory_format)
             here = index.to(device, non_blocking=True)
             yield Batch(image.div_(255.0), self.label[here], self.group[here], here)
             if self.tick:
                 self.tick(len(index))
+
+    def _images(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give pixels, and which of their rows they are, for each chunk of rows of this part."""
+        rows = [self.rows[index] for index in chunks]
+        if self.ahead is None:
+            return ((self.pixels, here) for here in rows)
+        return ((images, torch.arange(len(images))) for images in self.ahead.read(rows))
 
     def in_order(self) -> Iterator[Batch]:
         """Go through all rows in their order, not augmented: for measuring."""
@@ -223,11 +233,11 @@ class Splits(NamedTuple):
         return self.train.task
 
     def near(self, device: torch.device) -> Splits:
-        """Move the images to a GPU once for all parts, where they fit; else they stay mapped from their file."""
-        pixels = self.train.pixels
+        """Move the images to a GPU once for all parts, where they fit; else they stay in their file."""
+        pixels, ahead = self.train.pixels, self.train.ahead
         if device.type == "cuda" and pixels.numel() < 0.4 * torch.cuda.mem_get_info(device)[0]:
-            pixels = pixels.to(device)
-        parts = {name: replace(getattr(self, name), pixels=pixels) for name in PARTS}
+            pixels, ahead = pixels.to(device), None
+        parts = {name: replace(getattr(self, name), pixels=pixels, ahead=ahead) for name in PARTS}
         return self._replace(**parts)
 
 

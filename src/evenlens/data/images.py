@@ -281,9 +281,9 @@ def _read_journal(path: Path, folder: Path, shape: Shape) -> dict[int, Damaged]:
     try:
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        pixels, digests = mapped(folder, shape)
         entries = [json.loads(line) for line in whole.splitlines()]
-        entries = [entry for entry in entries if checksum(pixels, digests, entry["start"]) == entry["check"]]
+        # mapped anew for each, so that what was read is not in memory for the rest
+        entries = [entry for entry in entries if checksum(*mapped(folder, shape), entry["start"]) == entry["check"]]
         done = {entry["start"]: {int(k): why for k, why in entry["damaged"].items()} for entry in entries}
     except (FileNotFoundError, ValueError, KeyError):
         whole, text, done = "", "", {}

@@ -232,7 +232,8 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
     Raises:
         UserError: files are missing or cannot be read, or the task is none (an empty part, a single class).
     """
-    from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor  # torch, for which a summary does not wait
+    from evenlens.data.ahead import where_needed  # torch, for which a summary does not wait
+    from evenlens.data.dataset import FairDataset, Splits, Task, to_tensor
     from evenlens.data.drawing import draw_store
 
     data, source, table, label, group, parts = pose(name, kind, data)
@@ -245,7 +246,7 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
     parts = _without_damaged(source, store, table, parts, data.skip_unreadable)
     check_task(name, parts, label, group)
     task = Task(label.levels, group.levels, int(data.size or kind.size), str(data.target), tuple(data.sensitive or ()))
-    pixels = to_tensor(store.pixels)
+    pixels, ahead = to_tensor(store.pixels), where_needed(store.pixels)
     made = {}
     for number, part in enumerate(PARTS):
         rows = np.flatnonzero(parts == number)
@@ -258,6 +259,7 @@ def load(name: str, kind: type[Source], data: Data, progress: Progress | None = 
             {column: values[rows] for column, values in table.columns.items()},
             task,
             store.digests[rows],
+            ahead,
         )
     if not len(made["tune"]):
         made["tune"] = made["train"]
