@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import evenlens.datasets
-from evenlens import candidates, compressing, export, measuring, methods, run, sweeps
+from evenlens import candidates, compressing, export, measuring, methods, run, workers
 from evenlens.candidates import Candidate, Search, choose, judge, judge_both
 from evenlens.config import make_config
 from evenlens.data.tables import PARTS
@@ -19,8 +19,10 @@ from evenlens.measuring import Latency
 from evenlens.metrics import Interval
 from evenlens.report import frontier
 from evenlens.run_folder import Run
+from evenlens.workers import News
 from tests import fake
 from tests.pages import Tags, check_drawn
+from tests.worker import InProcess
 
 DATA = {"train.batch_size": 64, "precision": "fp32", "data.num": 600, "data.correlation": 0.8}
 SHORT = {**DATA, "train.epochs": 1, "dense.train.epochs": 4}
@@ -33,23 +35,9 @@ def config_of(name="magnitude", **settings):
     return make_config("tiny", name, {**SHORT, **settings})
 
 
-def in_this_process(todo, runs, jobs, outcome, listen):
-    """Make a sweep's runs without starting processes, which know nothing of the tests' data set."""
-    for number, config in todo:
-        listen(sweeps.Event("started", number, config))
-        try:
-            run.train(config, runs)
-        except UserError as error:
-            outcome.failed[f"{sweeps.describe(config)} ({config.identity()})"] = str(error)
-            listen(sweeps.Event("failed", number, config, message=str(error)))
-        else:
-            outcome.made += 1
-            listen(sweeps.Event("done", number, config))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(sweeps, "_run_all", in_this_process)
+    monkeypatch.setattr(workers.Engine, "start", lambda engine, store: InProcess(store))
     monkeypatch.setattr(compressing, "SECONDS", 0.05)
 
 
@@ -63,7 +51,7 @@ def runs(tmp_path_factory):
         patch.setattr(
             evenlens.datasets, "get", lambda name, root=None: fake.Tiny if name == "tiny" else get(name, root)
         )
-        patch.setattr(sweeps, "_run_all", in_this_process)
+        patch.setattr(workers.Engine, "start", lambda engine, store: InProcess(store))
         patch.setattr(compressing, "SECONDS", 0.05)
         found = compressing.search(config_of(), 0.9, "size", SPARSITIES, folder, max_drop=1.0)
     assert found.made == 2
@@ -276,29 +264,24 @@ def test_a_dense_network_of_other_data_predicts_these_images(tmp_path):
     assert found.dense.accuracy.value == pytest.approx((logits.argmax(1) == splits.val.label).double().mean().item())
 
 
-def test_a_candidate_that_cannot_be_made_is_named_and_the_others_are_judged(runs, monkeypatch, tmp_path):
-    def failing(todo, place, jobs, outcome, listen):
-        for number, config in todo:
-            outcome.failed["it"] = "it cannot be."
-            listen(sweeps.Event("failed", number, config, message="it cannot be."))
+def refuse(task, store, watch):
+    return News(task.place, "refused", message="it cannot be.")
 
-    monkeypatch.setattr(sweeps, "_run_all", failing)
+
+def test_a_candidate_that_cannot_be_made_is_named_and_the_others_are_judged(runs, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "make", refuse)
     found = compressing.search(config_of(), 0.9, "size", (*SPARSITIES, 0.9), runs, max_drop=1.0)
     assert found.failed == {"sparsity 0.9": "it cannot be."}
     assert "Not made: sparsity 0.9: it cannot be." in Tags(frontier.render(found.as_dict())).words
     assert found.chosen.sparsity == 0.75
-    with pytest.raises(UserError, match=r"No candidate could be made; sparsity 0.5: it cannot be\."):
+    with pytest.raises(
+        UserError, match=r"No candidate could be made; sparsity 0.5: it starts .* failed: it cannot be\."
+    ):
         compressing.search(config_of(), 0.9, "size", SPARSITIES, tmp_path, max_drop=1.0)
 
 
 def test_the_command_names_what_could_not_be_made(command, runs, monkeypatch):
-    def failing(todo, place, jobs, outcome, listen):
-        for number, config in todo:
-            outcome.failed["it"] = "it cannot be."
-            listen(sweeps.Event("started", number, config))
-            listen(sweeps.Event("failed", number, config, message="it cannot be."))
-
-    monkeypatch.setattr(sweeps, "_run_all", failing)
+    monkeypatch.setattr(workers, "make", refuse)
     ended = command(*asked(runs, "--max-gap", "0.9", "--target", "size", sparsity="0.5,0.9"))
     assert ended.code == 0, ended
     assert "failed: sparsity 0.9: it cannot be." in ended.err

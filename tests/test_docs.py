@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 import evenlens
-from evenlens import cards, generation_study, metrics, plan, recipes, registry
+from evenlens import cards, cli_sweep, generation_study, metrics, plan, recipes, registry, reproducing
 from evenlens.cli import app
 from evenlens.config import make_config, parse_overrides
 from evenlens.data import own
@@ -164,6 +164,8 @@ def test_commands_are_understood(page, example_methods, photos):
         if isinstance(command, typer.core.TyperGroup):
             if not rest and inline:
                 continue
+            if cli_sweep.MAKE in command.commands and rest[0] not in command.commands:
+                rest = [cli_sweep.MAKE, *rest]
             name, *rest = rest
             assert name in command.commands, f"there is no command '{name}' in evenlens {command.name}"
             command = command.commands[name]
@@ -176,9 +178,11 @@ def check_what_is_named(command, given):
     if command == "train" and not given["method"].isupper() and not given["dataset"].isupper():
         settings = [pair for pair in given["settings"] or [] if not pair.endswith(("/ID", "=RUN"))]  # of the reader's
         plan.complete(make_config(given["dataset"], given["method"], parse_overrides(settings)))
-    elif command == "sweep" and "ID" not in Path(given["recipe"]).parts:
+    elif command in (cli_sweep.MAKE, "status", "cancel") and not {"ID", "RECIPE"} & {*Path(given["recipe"]).parts}:
         for config in recipes.read_recipe(ROOT / given["recipe"]).configs:
             plan.complete(config)
+    elif command == "reproduce" and (given["name"] or "")[:1].islower():
+        assert reproducing.read(ROOT / reproducing.find(given["name"]))[1], "it does not say what to expect"
     elif command == "study":
         generation_study.read_study(ROOT / given["recipe"])
     elif command in ("distil", "teach"):

@@ -236,7 +236,7 @@ def test_a_recipe_of_several_tasks_gives_a_table_and_a_page_each(command, tmp_pa
         '[data]\nnum = 300\nview = ["rgb", "grey"]\n'
         'sensitive = [["tint"], ["tint", "half"]]\nprotocol = "crossed"\n[train]\nepochs = 1\n'
     )
-    monkeypatch.setattr("evenlens.sweeps._work", worker.work)
+    monkeypatch.setattr("evenlens.workers.local._work", worker.work)
     ended = command("sweep", recipe, "--markdown", "--page", "looks.html", "--jobs", "1")
     assert ended.code == 0, ended.err
     assert ended.out.count("| method | accuracy") == 2

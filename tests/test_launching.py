@@ -1,5 +1,6 @@
 """A whole run on two processes: the folder, what it says, where it goes on, and what is refused."""
 
+import runpy
 import subprocess
 import sys
 import time
@@ -99,3 +100,10 @@ def test_torchrun_starts_it_too_and_one_process_talks(tmp_path):
     (folder,) = tmp_path.glob("runs/avatars/erm/[!.]*")
     assert Run.open(folder).environment["processes"] == 2
     assert started.stdout.count("Kept epoch") == 1
+
+
+def test_a_process_that_reads_the_main_module_runs_no_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evenlens", "train", "nothing", "nothing"])
+    runpy.run_module("evenlens.__main__", run_name="__mp_main__")  # as the processes of a sweep do
+    with pytest.raises(SystemExit):
+        runpy.run_module("evenlens.__main__", run_name="__main__")

@@ -67,3 +67,63 @@ def test_options_belong_to_one_view():
         expand(recipe(data={"view": ["rgb", "xdog"]}, view={"canny": {"low": 0.1}}))
     with pytest.raises(UserError, match="view in view of the recipe 'sigma'"):
         expand(recipe(data={"view": ["rgb", "xdog"]}, view={"sigma": 3.0}))
+
+
+# ---- several tasks
+
+
+def test_what_a_task_says_goes_over_what_the_recipe_says():
+    read = expand({
+        "method": ["erm", "group_dro"], "seed": [1, 2], "data": {"size": 32, "target": "place"}, "train": {"epochs": 3},
+        "tasks": [
+            {"dataset": "tiny", "data": {"sensitive": ["tint", "half"]}},
+            {"dataset": "tiny", "data": {"size": 16, "view": "xdog", "num": 90}, "train": {"batch_size": 8},
+             "view": {"sigma": 1.0}},
+        ],
+    })  # fmt: skip
+    assert len(read.configs) == 8
+    first, second = read.configs[0], read.configs[4]
+    assert [config.method for config in read.configs] == ["erm", "erm", "group_dro", "group_dro"] * 2
+    assert (first.data.size, first.data.target, first.data.sensitive) == (32, "place", ("tint", "half"))
+    assert (second.data.size, second.data.target, second.data.sensitive) == (16, "place", None)
+    assert (first.data.view, second.data.view, second.data.view_options) == ("rgb", "xdog", {"sigma": 1.0})
+    assert (first.data.options, second.data.options) == ({}, {"num": 90})
+    assert (first.train.epochs, first.train.batch_size) == (3, 128)
+    assert (second.train.epochs, second.train.batch_size) == (3, 8)
+
+
+def test_one_task_is_the_recipe_without_a_list_of_tasks():
+    task = {"dataset": "tiny", "data": {"size": 16}, "net": {"stem": "small"}}
+    assert expand({"method": "erm", "tasks": [task]}).configs == expand({"method": "erm", **task}).configs
+
+
+def test_tasks_may_share_a_data_set_that_the_recipe_names():
+    read = expand(recipe(tasks=[{"data": {"sensitive": "tint"}}, {"data": {"sensitive": "half"}}]))
+    assert [config.data.sensitive for config in read.configs] == [("tint",), ("half",)]
+
+
+def test_every_task_is_searched_with_the_same_budget():
+    read = expand({"method": "group_dro", "search": 3, "seed": [1, 2], "tasks": [
+        {"dataset": "tiny"}, {"dataset": "tiny", "data": {"protocol": "crossed"}}
+    ]})  # fmt: skip
+    assert [len(search.draws) for search in read.searches] == [3, 3]
+    assert len(read.configs) == 12
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ({"tasks": []}, "tasks are tables"),
+    ({"tasks": {"dataset": "tiny"}}, "tasks are tables"),
+    ({"tasks": ["tiny"]}, "tasks are tables"),
+    ({"tasks": [{"dataset": "tiny", "method": "erm"}]}, "Unknown key of a task of the recipe 'method'"),
+    ({"tasks": [{"dataset": "tiny", "data": 3}]}, "tasks.data is a table"),
+    ({"tasks": [{"dataset": "tiny"}, {}]}, "A recipe needs dataset"),
+    ({"tasks": [{"dataset": "tiny"}], "dataset": "tiny"}, "its task 1 another"),
+    ({"tasks": [{"dataset": []}]}, "A recipe needs dataset"),
+], ids=["none", "a table", "a name", "a method", "no table", "no data set", "two data sets", "empty"])  # fmt: skip
+def test_tasks_that_are_none_are_refused(content, said):
+    with pytest.raises(UserError, match=said):
+        expand({"method": "erm", **content})
+
+
+def test_what_is_expected_is_no_setting():
+    assert expand(recipe(expected={"anything": 1})).configs == expand(recipe()).configs

@@ -19,6 +19,7 @@ from evenlens.method import Range
 from evenlens.recipes import expand
 from evenlens.report import page, search, summary
 from evenlens.selecting import Rule
+from tests import worker
 from tests.pages import Tags, check_drawn
 
 SEARCHED, PLAIN = "group_dro", "erm"
@@ -233,6 +234,86 @@ def test_a_log_without_the_score_is_called_damaged(tmp_path):
         searching.choose([each], [told])
 
 
+# ---- draws that look at the scores so far
+
+
+def searched_by_tpe(score, budget=12, **content):
+    """What is drawn where a configuration's validation score is `score(step_size)`, until nothing more is drawn."""
+    read = expand(recipe(search=budget, search_sampler="tpe", seed=[1, 2], **content))
+    while True:
+        runs = [Told(each, score(each.options["step_size"])) for each in read.configs if each.method == SEARCHED]
+        runs += [Told(each, 0.5) for each in read.configs if each.method != SEARCHED]
+        runs = [told for told in runs if told.log[1]["val_unbiased_accuracy"] is not None]
+        more = recipes.go_on(read, runs)
+        if more is None:
+            [found] = [each for each in searching.choose(read.searches, runs) if each.search.method == SEARCHED]
+            return found
+        assert len(more.configs) > len(read.configs)
+        read = more
+
+
+def settings_of(found):
+    return [trial.draw.settings for trial in found.trials]
+
+
+def peak(step_size):
+    """Best at a step of 0.02, which a person would not know."""
+    return 1 - abs(math.log10(step_size / 0.02))
+
+
+def test_tpe_spends_the_budget_and_draws_more_where_scores_were_good():
+    ranges = methods.get(SEARCHED).search
+    found = searched_by_tpe(peak, budget=24, options={SEARCHED: {"adjustment": 0.0}})
+    assert len(found.trials) == 24
+    assert settings_of(found)[0] == {}
+    drawn_at = [each["step_size"] for each in settings_of(found)[1:]]
+    assert all(ranges["step_size"].low <= at <= ranges["step_size"].high for at in drawn_at)
+    early, late = (float(np.mean([peak(at) for at in part])) for part in (drawn_at[:6], drawn_at[-6:]))
+    assert late > early
+
+
+def test_tpe_draws_the_same_again_whatever_other_methods_there_are_and_others_by_another_seed_or_score():
+    alone = settings_of(searched_by_tpe(peak))
+    assert settings_of(searched_by_tpe(peak)) == alone
+    assert settings_of(searched_by_tpe(peak, method=[PLAIN, SEARCHED, "flac"])) == alone
+    assert settings_of(searched_by_tpe(peak, search_seed=2)) != alone
+    flat = settings_of(searched_by_tpe(lambda step_size: step_size))
+    assert flat[: searching.STARTUP] == alone[: searching.STARTUP]
+    assert flat != alone
+
+
+def test_tpe_goes_on_after_a_draw_that_failed():
+    found = searched_by_tpe(lambda step_size: None if step_size < 0.01 else 0.5, budget=8)
+    assert len(found.trials) == 8
+
+
+def test_the_curve_of_draws_that_have_an_order_is_the_best_so_far(told):
+    found = found_with([0.5, 0.4, 0.7, math.nan, 0.6], [0.1, 0.2, 0.3, 0.4, 0.5])
+    found = replace(found, search=replace(found.search, sampler="tpe"))
+    points = searching.curve(found)
+    assert [point.val[0] for point in points] == [0.5, 0.5, 0.7, 0.7, 0.7]
+    assert [point.test[0] for point in points] == [0.1, 0.1, 0.3, 0.3, 0.3]
+    assert all(math.isnan(point.val[1]) for point in points)
+
+
+@pytest.mark.parametrize("content", [{"search_sampler": "tpr"}, {"search_sampler": 3}], ids=["name", "number"])
+def test_an_unknown_sampler_is_refused(content):
+    with pytest.raises(UserError, match="search_sampler"):
+        expand(recipe(**content))
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_the_draws_of_tpe_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("evenlens.workers.local._work", worker.work)
+    short = {"epochs": 1, "batch_size": 64}
+    read = expand(recipe(search=4, search_sampler="tpe", seed=[1, 2], train=short, precision="fp32"))
+    whole, outcome = sweeps.make(read, tmp_path)
+    assert (len(read.configs), len(whole.configs)) == (2, 8)
+    assert (outcome.made, len(outcome.folders)) == (8, 8)
+    again, outcome = sweeps.make(read, tmp_path)
+    assert (again.configs, outcome.made) == (whole.configs, 0)
+
+
 # ---- score against budget
 
 
@@ -370,8 +451,8 @@ def told_as(runs, number, val, test):
 def test_a_search_makes_each_run_once_and_again_makes_none(searched, monkeypatch):
     read, runs, made = searched
     assert len(read.configs) == len({each.folder for each in made}) == 2 + 3 * 2
-    monkeypatch.setattr(sweeps, "_start_worker", None)
-    outcome = sweeps.sweep(read.configs, runs, 1)
+    monkeypatch.setattr("evenlens.workers.Engine.start", None)
+    outcome = sweeps.sweep(read.configs, runs)
     assert (outcome.made, len(outcome.folders)) == (0, 8)
     more = expand({**config.read_toml(runs.parent / "recipe.toml"), "search": 4, "method": ["group_dro", "jtt"]})
     there = searching.choose(more.searches, made)

@@ -376,7 +376,9 @@ def test_a_report_of_several_tasks_has_a_page_each_and_one_over_all(command, tmp
 def test_a_sweep_says_what_is_more_than_chance(command, tmp_path, monkeypatch):
     folders = [made.folder for method in (PLAIN, THIRD) for sensitive in ("tint", "half")
                for made in [make(tmp_path / "runs", method, sensitive=[sensitive])]]  # fmt: skip
-    monkeypatch.setattr(sweeps, "sweep", lambda *given: sweeps.Outcome(folders, {}))  # the runs are there already
+    monkeypatch.setattr(
+        sweeps, "sweep", lambda *given, **named: sweeps.Outcome(folders, {})
+    )  # the runs are there already
     (tmp_path / "r.toml").write_text(f'dataset = "tiny"\nmethod = ["{PLAIN}", "{THIRD}"]\n')
     said = command("sweep", "r.toml", "--markdown", "--page", "r.html")
     assert said.code == 0, said.err

@@ -457,7 +457,7 @@ def test_a_sweep_is_followed(command, recipe, monkeypatch, tmp_path):
         yield
 
     monkeypatch.setattr(following, "following", followed)
-    monkeypatch.setattr("evenlens.cli._sweep_and_show", lambda *rest: {})
+    monkeypatch.setattr("evenlens.cli_sweep.sweep_and_show", lambda *rest, **named: {})
     assert command("sweep", "recipe.toml", "--runs", "there", "--track", "wandb", "--track", "mlflow").code == 0
     assert given == [("there", ["wandb", "mlflow"])]
 

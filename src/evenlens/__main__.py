@@ -2,4 +2,5 @@
 
 from evenlens.cli import main
 
-main()
+if __name__ == "__main__":  # a process that is started from this one reads this file too
+    main()

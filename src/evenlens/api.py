@@ -14,6 +14,7 @@ from evenlens.data.dataset import Splits
 from evenlens.errors import UserError
 from evenlens.method import Method
 from evenlens.run import Run
+from evenlens.workers import Engine, Resources
 
 
 def load(dataset: str, **settings: Any) -> Splits:
@@ -56,19 +57,40 @@ def train(dataset: str, method: str, *, runs: Path | str = "runs", seed: int = 1
     return running.train(make_config(dataset, method, flat), runs)
 
 
-def sweep(recipe: Path | str | dict[str, Any], *, runs: Path | str = "runs", jobs: int | None = None) -> list[Run]:
+def sweep(
+    recipe: Path | str | dict[str, Any],
+    *,
+    runs: Path | str = "runs",
+    jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    cores: int = 1,
+    memory: int | None = None,
+    gpu: float | None = None,
+    retries: int = 2,
+    time_limit: float | None = None,
+) -> list[Run]:
     """Make all runs of a recipe that are not there yet. In a script, call it below `if __name__ == "__main__":`.
 
     Args:
         recipe: path of a TOML file, or its content.
-        runs: folder for run folders.
-        jobs: runs side by side; default: as many as cores, or one on a GPU.
+        runs: folder for run folders, or the address of a store that fsspec reaches, such as "s3://bucket/runs".
+        jobs: runs side by side at most; default: as many as fit.
+        engine: "local" for processes of this machine, "ray" for a Ray cluster.
+        address: of the Ray cluster, "host:port"; default: the one that runs here, or one started for the sweep.
+        cores: of each run.
+        memory: bytes that a run needs at most, so that no more go side by side than fit.
+        gpu: share of a GPU for each run, 0 to 1; default: a whole one where there is any.
+        retries: how often a run is tried again whose process died.
+        time_limit: seconds that one run may take; default: any.
 
     Raises:
-        UserError: the recipe cannot be used, or a run failed (the others were made).
+        UserError: the recipe or an argument cannot be used, or a run failed (the others were made).
     """
+    given = Engine(engine, address, jobs, Resources(cores, memory, gpu))
     read = recipes.expand(recipe) if isinstance(recipe, dict) else recipes.read_recipe(Path(recipe))
-    outcome = sweeps.sweep(read.configs, Path(runs), jobs)
+    file = None if isinstance(recipe, dict) else Path(recipe)
+    read, outcome = sweeps.make(read, runs, engine=given, retries=retries, time_limit=time_limit, recipe=file)
     if outcome.failed:
         name, why = next(iter(outcome.failed.items()))
         raise UserError(f"{len(outcome.failed)} of {len(read.configs)} runs failed. {name}: {why}")

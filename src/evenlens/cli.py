@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -17,7 +18,9 @@ from evenlens import (
     cli_data,
     cli_export,
     cli_generate,
+    cli_reproduce,
     cli_sketch,
+    cli_sweep,
     cli_tone_leak,
     cli_track,
     cli_verify,
@@ -26,9 +29,6 @@ from evenlens import (
 )
 from evenlens.cli_track import Track, find_runs
 from evenlens.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from evenlens.report.figures import Shown
 
 app = typer.Typer(
     name="evenlens",
@@ -40,11 +40,13 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_generate.app, name="generate")
+app.add_typer(cli_sweep.app, name="sweep")
 app.command()(cli_audit.audit)
 app.command()(cli_audit.lint)
 app.command()(cli_compress.compress)
 app.command()(cli_export.export)
 app.command("tone-leak")(cli_tone_leak.tone_leak)
+app.command()(cli_reproduce.reproduce)
 app.command()(cli_sketch.sketch)
 app.command()(cli_track.track)
 app.command()(cli_verify.verify)
@@ -59,6 +61,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text, nor a terminal UTF-8
+    if os.environ.get("RANK", "0") != "0":  # one of several processes that torchrun started: the first one talks
+        terminal.out.quiet = terminal.err.quiet = True
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -140,45 +144,6 @@ def train(
 
 
 @app.command()
-def sweep(
-    recipe: Annotated[Path, typer.Argument(help="A TOML file: a run's settings, in which a value may be a list.")],
-    jobs: Annotated[
-        int | None, typer.Option(help="Runs side by side; default: the cores, or one on a GPU.", min=1)
-    ] = None,
-    runs: RunsFolder = Path("runs"),
-    page: Annotated[
-        Path | None,
-        typer.Option(
-            "--page",
-            help="Also write the report to this HTML file; of several tasks, one numbered file each and this one.",
-        ),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    track: Track = None,
-) -> None:
-    """Make every run of a recipe that is not there yet, side by side, and show the table.
-
-    [bold]Example[/bold] of a recipe:
-
-      dataset = "avatars"
-      method = ["erm", "oversampling"]
-      seed = [1, 2, 3]
-      train.epochs = 12
-
-    With search = 20, every method has its defaults and 19 draws from its own ranges; validation images choose one.
-    """
-    from evenlens.following import following
-    from evenlens.recipes import read_recipe
-
-    read = read_recipe(recipe)
-    command = f"evenlens sweep {recipe}"
-    with following(runs, track or [], terminal.warn):
-        failed = _sweep_and_show(read, runs, jobs, page, markdown, command)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(read.configs)} runs failed; the same command tries them again.")
-
-
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where runs and page go.")] = Path("evenlens-demo"),
     jobs: Annotated[
@@ -191,10 +156,11 @@ def demo(
     tool works, and prove nothing about people.
     """
     from evenlens.recipes import read_recipe
+    from evenlens.workers import Engine
 
     recipe = Path(__file__).with_name("demo.toml")
     page = folder / "report.html"
-    if _sweep_and_show(read_recipe(recipe), folder / "runs", jobs, page, False, "evenlens demo"):
+    if cli_sweep.sweep_and_show(read_recipe(recipe), folder / "runs", page, "evenlens demo", engine=Engine(jobs=jobs)):
         raise UserError("A run of the demo failed; the same command tries it again.")
 
 
@@ -223,7 +189,7 @@ def report(
         written = pages.write(tasks[name], out, title=said, baseline=baseline, rows=one.rows, pictures=pictures)
         terminal.out.print(f"Page: {escape(str(written.resolve()))}", soft_wrap=True)
     if len(shown) > 1:
-        _show_over_tasks(shown, page, False, title, "", None)
+        cli_sweep.show_over_tasks(shown, page, False, title, "", None)
 
 
 @app.command("list")
@@ -310,75 +276,3 @@ def leakage(
     terminal.print_leakage(found)
     if json_out:
         found.write_json(json_out)
-
-
-# ---- what the commands share
-
-
-def _sweep_and_show(
-    recipe: Any, runs: Path, jobs: int | None, page: Path | None, markdown: bool, command: str
-) -> dict[str, str]:
-    from evenlens import searching
-    from evenlens.report import compression, compression_words, search, significance, significance_page, summary
-    from evenlens.report import page as pages
-    from evenlens.run import Run
-    from evenlens.sweeps import sweep as run_sweep
-
-    with terminal.sweep_display(len(recipe.configs)) as (listen, watch):
-        outcome = run_sweep(recipe.configs, runs, jobs, listen, watch)
-    for name, why in outcome.failed.items():
-        terminal.err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
-    if not outcome.folders:
-        return outcome.failed
-    every = [Run.open(folder) for folder in outcome.folders]
-    searched = searching.choose(recipe.searches, every)
-    chosen = [run for each in searched if each.chosen for run in each.chosen.runs] if searched else every
-    tasks = summary.by_task(chosen)
-    shown = {}
-    for number, (name, made) in enumerate(tasks.items(), start=1):
-        found = searching.of_task(searched, made[0])
-        rows = summary.sort_rows(summary.summarise(made), recipe.baseline)
-        title = recipe.title if len(tasks) == 1 else f"{recipe.title}: {name}"
-        made_baseline = any(row.method == recipe.baseline for row in rows)  # its runs may have failed
-        shown[name] = pages.show(rows, recipe.baseline if made_baseline else None, sort=False)
-        tested = significance.find(shown[name])
-        if markdown:
-            print(f"\n### {name}\n\n" if len(tasks) > 1 else "", end="")
-            print(summary.to_markdown(rows))
-            print(f"\n{significance.to_markdown(tested)}")
-            compressed = compression.find(shown[name])
-            if compressed:
-                print(f"\n{compression_words.to_markdown(compressed)}")
-        else:
-            terminal.print_rows(rows, title)
-            terminal.out.print(escape(significance.headline(tested)), soft_wrap=True, highlight=False)
-        for line in search.printed(found):
-            terminal.out.print(escape(line), soft_wrap=True, highlight=False)
-        for note in made[0].metrics["notes"]:
-            terminal.out.print(f"[dim]Note: {escape(note)}[/]", soft_wrap=True)
-        if page:
-            out = page if len(tasks) == 1 else significance_page.numbered(page, number)
-            pages.write(
-                made, out, title=title, about=recipe.about, baseline=recipe.baseline, command=command, rows=rows,
-                found=found,
-            )  # fmt: skip
-            terminal.out.print(f"Page: {escape(str(out.resolve()))}", soft_wrap=True)
-    if len(tasks) > 1:
-        _show_over_tasks(shown, page, markdown, recipe.title, recipe.about, command)
-    return outcome.failed
-
-
-def _show_over_tasks(
-    shown: dict[str, Shown], page: Path | None, markdown: bool, title: str, about: str, command: str | None
-) -> None:
-    """Show how methods rank over several tasks, and write the page that stands before theirs."""
-    from evenlens.report import significance_page, significance_tasks
-
-    found = significance_tasks.compare(shown)
-    if markdown:
-        print(f"\n### All tasks\n\n{significance_tasks.to_markdown(found)}")
-    else:
-        terminal.out.print(escape(significance_tasks.headline(found)), soft_wrap=True, highlight=False)
-    if page:
-        out = significance_page.write(found, page, title=title, about=about, command=command)
-        terminal.out.print(f"Page over all tasks: {escape(str(out.resolve()))}", soft_wrap=True)

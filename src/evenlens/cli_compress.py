@@ -75,9 +75,8 @@ def compress(
 
     config = make_config(dataset, method, {"seed": seed, **parse_overrides(settings or [])})
     sparsities = _numbers(sparsity)
-    number = len(compressing.candidates_of(config, target, sparsities))
     _check_places(out, page)
-    with terminal.sweep_display(number) as (listen, watch):
+    with terminal.sweep_display() as (listen, watch):
         found = compressing.search(config, max_gap, target, sparsities, runs, jobs, confidence, max_drop, listen, watch)
     _print(found)
     _write_all({**found.as_dict(), "command": _command(found, sparsity, settings or [])}, json_out, page)

@@ -7,7 +7,7 @@ more accuracy the group that loses most has lost, from the dense network to the 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from evenlens.metrics import Interval
 from evenlens.metrics.intervals import tail
 from evenlens.run import Watch, silent
 from evenlens.run_folder import Run
+from evenlens.workers import Engine
 
 TARGETS = ("latency", "size")
 SPARSITIES = {
@@ -100,7 +101,7 @@ def search(
     jobs: int | None = None,
     confidence: float = 0.95,
     max_drop: float = 0.05,
-    listen: Callable[[sweeps.Event], None] = lambda event: None,
+    listen: sweeps.Listen = sweeps.unheard,
     watch: Watch = silent,
 ) -> Search:
     """Find the smallest network whose worst excess accuracy gap is within a bound.
@@ -115,7 +116,7 @@ def search(
             of the file of weights (compressed, where single weights are removed).
         sparsities: each above 0 and below 1; default: those in `SPARSITIES`.
         runs: folder for the runs' folders.
-        jobs: runs side by side; default: `sweeps.default_jobs()`.
+        jobs: runs side by side; default: as many as fit.
         confidence: of every interval, in (0, 1).
         max_drop: bound on the fall of accuracy over all images, from 0 to 1: a network that is right for nobody would
             keep any bound on gaps.
@@ -130,18 +131,18 @@ def search(
     failed: dict[str, str] = {}
 
     def hear(event: sweeps.Event) -> None:
-        if event.kind == "failed":
-            failed[f"sparsity {event.config.options['sparsity']:g}"] = event.message
+        options = event.job.config.options
+        if event.kind == "failed" and "sparsity" in options:  # else it is one that candidates start from
+            failed[f"sparsity {options['sparsity']:g}"] = event.job.message
         listen(event)
 
-    outcome = sweeps.sweep(asked, runs, jobs, hear, watch)
+    outcome = sweeps.sweep(asked, runs, Engine(jobs=jobs), listen=hear, watch_images=watch)
     if not outcome.folders:
         name, why = next(iter(failed.items()))
         raise UserError(f"No candidate could be made; {name}: {why}")
     made = sorted(map(Run.open, outcome.folders), key=lambda run: float(run.config.options["sparsity"]))
-    judging = _Judging(
-        running.load_data(made[0].config, watch).splits, _dense_of(made[0]), max_gap, max_drop, confidence
-    )
+    splits = running.load_data(made[0].config, watch).splits
+    judging = _Judging(splits, _dense_of(made[0]), max_gap, max_drop, confidence)
     costs = _costs([judging.dense, *made], watch)
     candidates = [judging.candidate(run, cost) for run, cost in zip(made, costs[1:], strict=True)]
     chosen = choose(candidates, measure_of(target, str(asked[0].options["structure"])))

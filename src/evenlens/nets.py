@@ -229,7 +229,7 @@ def choose_precision(wanted: str, net: Classifier, image_size: int, batch_size: 
     with FileLock(path.with_suffix(".lock")):  # runs side by side wait for the first one's measurement
         known = _read_known(path)
         if key not in known:
-            seconds = [_step_seconds(choice, net, image_size, batch_size, device) for choice in choices]
+            seconds = [step_seconds(choice, net, image_size, batch_size, device) for choice in choices]
             known[key] = seconds.index(min(seconds))
             with replacing(path) as part:
                 part.write_text(json.dumps(known, indent=1))
@@ -245,9 +245,10 @@ def _read_known(path: Path) -> dict[str, int]:
     return known if isinstance(known, dict) else {}
 
 
-def _step_seconds(
+def step_seconds(
     precision: Precision, net: Classifier, image_size: int, batch_size: int, device: torch.device
 ) -> float:
+    """Measure the seconds of one training step on random images: the best of a few."""
     trial = deepcopy(net).to(device).train()
     trial.compute_in(precision)
     with torch.random.fork_rng():

@@ -11,6 +11,7 @@ from evenlens.config import PHOTOGRAPH, SCALARS, RunConfig, make_config, read_to
 from evenlens.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from evenlens.run_folder import Run
     from evenlens.searching import Search
 
 LISTED = {"data.sensitive"}  # settings that are lists by nature, not lists of alternatives
@@ -18,6 +19,7 @@ TOP = (
     "title",
     "about",
     "dataset",
+    "tasks",
     "method",
     "seed",
     "select",
@@ -26,12 +28,15 @@ TOP = (
     "baseline",
     "search",
     "search_seed",
+    "search_sampler",
     "data",
     "net",
     "train",
     "view",
     "options",
+    "expected",  # what came out, which `evenlens.reproducing` reads
 )
+OF_A_TASK = ("data", "net", "train", "view")  # tables that a task has over the recipe's own
 
 
 class Recipe(NamedTuple):
@@ -64,6 +69,8 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
         content: as read from TOML: `dataset`, `method` and `seed`, values or lists; tables `data`, `net`, `train`;
             `options.<method>` for the hyper-parameters of one method, `view.<name>` for the options of one view. A
             run's config.toml is a recipe for one run. `search` is the number of draws from each method's ranges.
+            `tasks`, a list of tables, asks several questions: the settings in each go over the recipe's own, and
+            everything is combined with each.
         name: title where the recipe has none.
 
     Raises:
@@ -72,14 +79,76 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
     for key in content:
         if key not in TOP:
             raise unknown("key of a recipe", key, TOP)
-    for key in ("dataset", "method"):
-        if not content.get(key):
-            raise UserError(f"A recipe needs {key} = a name or a list of names; this one has none.")
-    for key in ("data", "net", "train", "view", "options"):
+    for key in (*OF_A_TASK, "options"):
         _check_table(key, content.get(key, {}))
     for key in ("title", "about", "baseline"):
         if not isinstance(content.get(key, ""), str):
             raise UserError(f"A recipe's {key} is text; this one has {key} = {content[key]!r}.")
+    configs = [config for posed in _posed(content) for config in _alternatives(posed)]
+    if not configs:
+        raise UserError("A value of the recipe is an empty list, so that there is nothing to run: name one or more.")
+    named = _listed(content["method"])
+    baseline = content.get("baseline", named[0])
+    if baseline not in named:
+        raise unknown("baseline of the recipe", baseline, named)
+    said = content.get("title", name), content.get("about", ""), baseline
+    if "search" not in content:
+        for key in ("search_seed", "search_sampler"):
+            if key in content:
+                raise UserError(f"A recipe's {key} is of a search: give search = the number of draws too.")
+        return Recipe(*said, configs)
+    from evenlens import searching
+
+    sampler = content.get("search_sampler", searching.RANDOM)
+    searches = searching.plan_searches(configs, content["search"], content.get("search_seed", 1), sampler)
+    return Recipe(*said, _tried(searches), searches)
+
+
+def go_on(recipe: Recipe, runs: Sequence[Run]) -> Recipe | None:
+    """Give a recipe with the next draws of a search that looks at the scores so far; None where all are drawn.
+
+    Args:
+        recipe: whose runs were made.
+        runs: those that are complete.
+    """
+    from evenlens import searching
+
+    searches = searching.go_on(recipe.searches, runs)
+    drawn = any(len(new.draws) > len(old.draws) for new, old in zip(searches, recipe.searches, strict=True))
+    return recipe._replace(configs=_tried(searches), searches=searches) if drawn else None
+
+
+def _tried(searches: Sequence[Search]) -> list[RunConfig]:
+    """Give all configurations of searches, the first draw of every method first."""
+    tried = sorted((draw for search in searches for draw in search.draws), key=lambda draw: draw.number)
+    return [config for draw in tried for config in draw.configs]
+
+
+def _posed(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Make of a recipe over several tasks one recipe for each."""
+    tasks = content.get("tasks", [{}])
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
+        raise UserError(f"A recipe's tasks are tables, each begun by a line [[tasks]]; this one has tasks = {tasks!r}.")
+    posed = []
+    for number, task in enumerate(tasks, start=1):
+        for key in task:
+            if key not in ("dataset", *OF_A_TASK):
+                raise unknown("key of a task of the recipe", key, ("dataset", *OF_A_TASK))
+        if "dataset" in task and "dataset" in content:
+            raise UserError(f"The recipe names a dataset, and its task {number} another: name it in one place.")
+        over = {}
+        for key in (key for key in OF_A_TASK if key in task):
+            _check_table(f"tasks.{key}", task[key])
+            over[key] = {**content.get(key, {}), **task[key]}
+        posed.append({**content, **task, **over})
+    return posed
+
+
+def _alternatives(content: dict[str, Any]) -> list[RunConfig]:
+    """Give the configurations of one task."""
+    for key in ("dataset", "method"):
+        if not content.get(key):
+            raise UserError(f"A recipe needs {key} = a name or a list of names; this one has none.")
     choices: dict[str, list[Any]] = {key: _listed(content[key]) for key in SCALARS if key in content}
     for section in ("data", "net", "train"):
         for key, value in content.get(section, {}).items():
@@ -98,21 +167,7 @@ def expand(content: dict[str, Any], name: str = "sweep") -> Recipe:
         own |= {f"view.{key}": _listed(value) for key, value in drawing.get(view, {}).items()}
         combined = _combinations({**choices, "data.view": [view], **own})
         configs += [make_config(dataset, method, settings) for settings in combined]
-    if not configs:
-        raise UserError("A value of the recipe is an empty list, so that there is nothing to run: name one or more.")
-    baseline = content.get("baseline", named[0])
-    if baseline not in named:
-        raise unknown("baseline of the recipe", baseline, named)
-    said = content.get("title", name), content.get("about", ""), baseline
-    if "search" not in content:
-        if "search_seed" in content:
-            raise UserError("A recipe's search_seed is of a search: give search = the number of draws too.")
-        return Recipe(*said, configs)
-    from evenlens import searching
-
-    searches = searching.plan_searches(configs, content["search"], content.get("search_seed", 1))
-    tried = sorted((draw for search in searches for draw in search.draws), key=lambda draw: draw.number)
-    return Recipe(*said, [config for draw in tried for config in draw.configs], searches)
+    return configs
 
 
 def _options_of(kind: str, key: str, given: Any, named: list[Any], content: dict[str, Any]) -> dict[str, Any]:

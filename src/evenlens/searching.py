@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evenlens import methods, plan
 from evenlens.config import RunConfig, changed, keyword_options
-from evenlens.errors import UserError
+from evenlens.errors import UserError, unknown
 from evenlens.method import Range
 from evenlens.run_folder import Run, damaged
 from evenlens.selecting import LAST, Rule
 
 ATTEMPTS = 100  # at a draw that the method does not refuse
+RANDOM, TPE = SAMPLERS = ("random", "tpe")
+STARTUP = 5  # draws that tpe makes at random before it models the scores
 DIGITS = 4  # of a drawn number: a person has to read and repeat it
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+Settings = dict[str, float | int]
 
 
 class Draw(NamedTuple):
@@ -33,7 +38,7 @@ class Draw(NamedTuple):
     """
 
     number: int
-    settings: dict[str, float | int]
+    settings: Settings
     configs: tuple[RunConfig, ...]
 
 
@@ -48,6 +53,7 @@ class Search:
         ranges: where is looked, by hyper-parameter; empty where there is nothing to search.
         draws: as many as the budget, or the one with the defaults.
         rule: by which the draw is chosen, and the epoch of each of its runs.
+        sampler: "random", or "tpe", which looks at the scores so far; `go_on` then adds draw by draw.
     """
 
     method: str
@@ -56,6 +62,7 @@ class Search:
     ranges: dict[str, Range]
     draws: tuple[Draw, ...]
     rule: Rule
+    sampler: str = RANDOM
 
 
 class Trial(NamedTuple):
@@ -109,7 +116,7 @@ class Point(NamedTuple):
 # ---- before the runs
 
 
-def plan_searches(configs: Iterable[RunConfig], budget: int, seed: int = 1) -> list[Search]:
+def plan_searches(configs: Iterable[RunConfig], budget: int, seed: int = 1, sampler: str = RANDOM) -> list[Search]:
     """Draw the configurations of every search that a recipe asks for.
 
     A number that is drawn is a hash of the method, the data set and what is asked of it, the seed of the search, the
@@ -121,6 +128,7 @@ def plan_searches(configs: Iterable[RunConfig], budget: int, seed: int = 1) -> l
             that they set are not searched.
         budget: draws for each method, at least 1; the first is the defaults.
         seed: of the search, at least 0.
+        sampler: "random" makes all draws at once; "tpe" begins with the defaults, and `go_on` makes the others.
 
     Raises:
         UserError: a budget or seed that is none, a rule without a score, a configuration that cannot be used.
@@ -129,17 +137,19 @@ def plan_searches(configs: Iterable[RunConfig], budget: int, seed: int = 1) -> l
         raise UserError(f"search={budget!r} is not allowed: give a whole number of draws for each method, 1 or more.")
     if not _whole(seed) or seed < 0:
         raise UserError(f"search_seed={seed!r} is not allowed: give a whole number, 0 or more.")
+    if sampler not in SAMPLERS:
+        raise unknown("search_sampler", str(sampler), SAMPLERS)
     rows: dict[str, list[RunConfig]] = {}
     for config in configs:
         rows.setdefault(config.model_copy(update={"seed": 0}).identity(), []).append(config)
-    return [_plan(row, budget, seed) for row in rows.values()]
+    return [_plan(row, budget, seed, sampler) for row in rows.values()]
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _plan(row: Sequence[RunConfig], budget: int, seed: int) -> Search:
+def _plan(row: Sequence[RunConfig], budget: int, seed: int, sampler: str) -> Search:
     first, seeds, rule = row[0], [config.seed for config in row], Rule.of(row[0].select)
     if rule.name == LAST:
         raise UserError(f"select={LAST} scores nothing, so that a search cannot choose by it: name a metric in select.")
@@ -150,10 +160,16 @@ def _plan(row: Sequence[RunConfig], budget: int, seed: int) -> Search:
     defaults = plan.complete(first)
     draws = [Draw(1, {}, _seeded(defaults, seeds))]
     key = (first.method, *_asked(defaults), seed)
-    for number in range(2, budget + 1 if ranges else 2):
-        settings, allowed = _allowed(first, ranges, whole, key, number)
+    for number in range(2, budget + 1 if ranges and sampler == RANDOM else 2):
+
+        def drawn(attempt: int, number: int = number) -> Settings:
+            return {
+                name: place(where, share(*key, name, number, attempt), whole[name]) for name, where in ranges.items()
+            }
+
+        settings, allowed = _allowed(first, drawn)
         draws.append(Draw(number, settings, _seeded(allowed, seeds)))
-    return Search(first.method, budget, seed, ranges, tuple(draws), rule)
+    return Search(first.method, budget, seed, ranges, tuple(draws), rule, sampler)
 
 
 def _asked(config: RunConfig) -> tuple[Any, ...]:
@@ -166,14 +182,10 @@ def _seeded(config: RunConfig, seeds: Iterable[int]) -> tuple[RunConfig, ...]:
     return tuple(config.model_copy(update={"seed": seed}) for seed in seeds)
 
 
-def _allowed(
-    config: RunConfig, ranges: dict[str, Range], whole: dict[str, bool], key: tuple[Any, ...], number: int
-) -> tuple[dict[str, float | int], RunConfig]:
-    """Draw settings that the method takes, and complete them; `key` is what sets this search apart from others."""
+def _allowed(config: RunConfig, drawn: Callable[[int], Settings]) -> tuple[Settings, RunConfig]:
+    """Draw settings that the method takes, and complete them; `drawn` makes them by the number of the attempt."""
     for attempt in range(ATTEMPTS):
-        settings = {
-            name: place(where, share(*key, name, number, attempt), whole[name]) for name, where in ranges.items()
-        }
+        settings = drawn(attempt)
         try:
             return settings, plan.complete(changed(config, settings))
         except UserError as error:
@@ -200,6 +212,66 @@ def place(where: Range, position: float, whole: bool = False) -> float | int:
     if whole:
         return min(int(value), int(high) - 1)
     return min(max(float(f"{value:.{DIGITS}g}"), where.low), where.high)
+
+
+# ---- between the runs
+
+
+def go_on(searches: Iterable[Search], runs: Iterable[Run]) -> list[Search]:
+    """Add the next draw to each search whose sampler looks at the scores so far, until its budget is spent.
+
+    A draw looks at the validation scores of the same method and task alone, and is a function of these and of the
+    search's seed: one more method leaves the others as they are, and a sweep that was killed makes the same draws
+    again. A draw that failed was spent for nothing.
+
+    Args:
+        searches: as `plan_searches` or this function gave them.
+        runs: complete ones, of these searches and maybe others.
+
+    Returns:
+        The searches; equal to those given where there is nothing more to draw.
+
+    Source: Bergstra et al., 2011, Algorithms for hyper-parameter optimization (NeurIPS), as optuna computes it.
+    """
+    return [_gone_on(each) for each in choose(searches, runs)]
+
+
+def _gone_on(found: Found) -> Search:
+    search = found.search
+    if search.sampler == RANDOM or not search.ranges or len(search.draws) >= search.budget:
+        return search
+    defaults, number = search.draws[0].configs[0], len(search.draws) + 1
+    key = (defaults.method, *_asked(defaults), search.seed, number)
+    settings, allowed = _allowed(defaults, lambda attempt: _suggested(found, share(*key, attempt)))
+    seeds = [config.seed for config in search.draws[0].configs]
+    return replace(search, draws=(*search.draws, Draw(number, settings, _seeded(allowed, seeds))))
+
+
+def _suggested(found: Found, position: float) -> Settings:
+    """Ask optuna what to try next, given all that was tried; `position` in [0, 1) stands for its seed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(
+            "search_sampler = tpe needs optuna: pip install 'evenlens[search]', or leave it out for random draws."
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search, known = found.search, keyword_options(methods.get(found.search.method))
+    kinds: dict[str, Any] = {
+        name: optuna.distributions.IntDistribution(math.ceil(where.low), math.floor(where.high), where.log)
+        if isinstance(known[name], int)
+        else optuna.distributions.FloatDistribution(where.low, where.high, where.log)
+        for name, where in search.ranges.items()
+    }
+    sampler = optuna.samplers.TPESampler(seed=int(position * 2**32), n_startup_trials=STARTUP)
+    study = optuna.create_study(sampler=sampler, direction="maximize" if search.rule.prefers(1.0, 0.0) else "minimize")
+    for trial in found.trials:
+        settings = {**{name: trial.draw.configs[0].options[name] for name in kinds}, **trial.draw.settings}
+        within = all(where.low <= settings[name] <= where.high for name, where in search.ranges.items())
+        if within and not math.isnan(trial.score):  # defaults may lie outside of the ranges
+            study.add_trial(optuna.trial.create_trial(params=settings, distributions=kinds, value=trial.score))
+    asked = study.ask(kinds).params
+    return {name: value if isinstance(value, int) else float(f"{value:.{DIGITS}g}") for name, value in asked.items()}
 
 
 # ---- after the runs
@@ -289,7 +361,8 @@ def curve(found: Found, replicates: int = 1000) -> list[Point]:
     as no sample holds anything better than the best that was seen.
 
     Args:
-        found: the search. A draw that failed is one that was spent for nothing.
+        found: the search. A draw that failed is one that was spent for nothing. Draws that look at earlier scores
+            have no other order than theirs: of them the best so far is given, without intervals.
         replicates: samples of the bootstrap.
 
     Source: Dodge et al., 2019, Show your work: improved reporting of experimental results, arXiv 1909.03004.
@@ -302,6 +375,8 @@ def curve(found: Found, replicates: int = 1000) -> list[Point]:
     tested = [math.nan if math.isnan(t.score) else float(np.mean([*map(test_score, t.runs)])) for t in found.trials]
     scores = np.array([val, tested]).T
     prefers, first = found.search.rule.prefers, val[0]
+    if found.search.sampler != RANDOM:
+        return _best_so_far(np.array([val, tested]).T.tolist(), prefers)
     better = np.array([not math.isnan(score) and prefers(score, first) for score in val[1:].tolist()], dtype=bool)
     kept = np.where(better[:, None], scores[1:], scores[0])
     sign = 1.0 if prefers(1.0, 0.0) else -1.0
@@ -315,6 +390,16 @@ def curve(found: Found, replicates: int = 1000) -> list[Point]:
     for k in range(num):
         val_at, test_at = ((float(values[k, j]), float(low[k, j]), float(high[k, j])) for j in (0, 1))
         points.append(Point(k + 2, val_at, test_at))
+    return points
+
+
+def _best_so_far(scores: list[list[float]], prefers: Callable[[float, float], bool]) -> list[Point]:
+    points, best = [], scores[0]
+    for number, score in enumerate(scores, start=1):
+        if not math.isnan(score[0]) and prefers(score[0], best[0]):
+            best = score
+        val, test = ((value, math.nan, math.nan) for value in best)
+        points.append(Point(number, val, test))
     return points
 
 

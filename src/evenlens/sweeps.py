@@ -1,20 +1,32 @@
-"""Many runs: skip what is done, run the rest side by side."""
+"""Many runs: skip what is done, make the rest side by side, what others start from first.
+
+A run's folder exists if and only if the run is complete, and it is named by a hash of its settings. So a sweep that
+was killed, cancelled or changed goes on with the same command, and two of them on one store share the work.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from evenlens.config import RunConfig, read_config
+from evenlens import methods, plan, recipes, run
+from evenlens.config import RunConfig
 from evenlens.errors import UserError
-from evenlens.processes import cores, deaf_to_ctrl_c
+from evenlens.recipes import Recipe
+from evenlens.run_folder import Run
+from evenlens.scheduling import Event, Halted, Job, Schedule, State
+from evenlens.stores import Store, Unreachable, open_store
+from evenlens.sweep_records import Record
+from evenlens.workers import Engine
+
+Listen = Callable[[Event], None]
+
+
+def unheard(event: Event) -> None:
+    """Listen to nothing."""
 
 
 @dataclass
@@ -24,7 +36,7 @@ class Outcome:
     Attributes:
         folders: of the complete runs, in the order of the configurations.
         failed: why a run was not made, by its description.
-        made: how many were made now; the others were there.
+        made: how many of them were made now; the others were there.
     """
 
     folders: list[Path] = field(default_factory=list)
@@ -32,167 +44,177 @@ class Outcome:
     made: int = 0
 
 
-class Event(NamedTuple):
-    """News of one run: a `kind` of "waiting", "skipped", "started", "steps", "done" or "failed"."""
-
-    kind: str
-    number: int
-    config: RunConfig
-    done: int = 0
-    total: int = 0
-    message: str = ""
-
-
-def default_jobs() -> int:
-    """Give how many runs go side by side: the cores, one thread each; one run at a time on a GPU."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else cores()
-
-
 def sweep(
-    configs: list[RunConfig],
-    runs: Path,
-    jobs: int | None = None,
-    listen: Callable[[Event], None] = lambda event: None,
-    watch_images: Callable[[str, int, int], None] = lambda what, done, total: None,
+    configs: Sequence[RunConfig],
+    runs: Path | str,
+    engine: Engine = Engine(),  # noqa: B008  it is frozen
+    *,
+    retries: int = 2,
+    time_limit: float | None = None,
+    recipe: Path | None = None,
+    listen: Listen = unheard,
+    watch_images: run.Watch = run.silent,
 ) -> Outcome:
-    """Make all runs that are not there yet, `jobs` at a time, each in a process of its own.
+    """Make all runs that are not there yet, and those that they start from, each in a process of its own.
 
-    A run that fails, or whose process dies, does not stop the others.
+    A run that fails does not stop the others.
 
     Args:
         configs: what to run.
-        runs: folder for the runs' folders.
-        jobs: processes; default: `default_jobs()`.
+        runs: folder for the runs' folders, or the address of a store.
+        engine: what makes them.
+        retries: how often a run is tried again whose worker died, as for want of memory.
+        time_limit: seconds that one run may take; None is any.
+        recipe: where the configurations stand, by which `sweep_records` finds this sweep.
         listen: told what happens to each run.
         watch_images: told of the decoding of images, which is done first.
+
+    Raises:
+        UserError: something given cannot be used; or the sweep was cancelled, or the disk or the store failed it: what
+            is complete stays, and the same goes on.
     """
-    from evenlens import plan, run
-
-    if jobs is not None and jobs < 1:
-        raise UserError(f"jobs={jobs} runs nothing: give 1 or more runs side by side, or leave it out.")
-    completed = [plan.complete(config) for config in configs]  # names are checked before anything is read
-    loaded: dict[str, Any] = {}
-    pinned = []
-    for config in completed:
-        key = f"{config.dataset} {config.data}"
-        if key not in loaded:
-            loaded[key] = run.load_data(config, watch_images).splits
-        pinned.append(run.pin(config, loaded[key]))
-    outcome = Outcome([run.folder_of(config, runs) for config in pinned])
-    todo = []
-    for number, (config, folder) in enumerate(zip(pinned, outcome.folders, strict=True)):
-        if folder.exists():
-            listen(Event("skipped", number, config))
-        elif folder not in outcome.folders[:number]:
-            todo.append((number, config))
-            listen(Event("waiting", number, config))
-    if todo:
-        _run_all(todo, runs, min(jobs or default_jobs(), len(todo)), outcome, listen)
-    outcome.folders = [folder for folder in dict.fromkeys(outcome.folders) if folder.exists()]
-    return outcome
+    store = open_store(runs)
+    planned = _Plan(store.complete(), watch_images)
+    asked = planned.all_of(complete(configs, planned.known))
+    schedule = Schedule(planned.jobs.values(), store.has, retries=retries, time_limit=time_limit, listen=listen)
+    if not schedule.over:
+        _work(schedule, store, engine, recipe)
+    for place in asked:
+        store.fetch(place)
+    jobs = schedule.jobs
+    return Outcome(
+        [store.folder / place for place in asked if jobs[place].state is State.DONE],
+        {_named(jobs[place]): jobs[place].message for place in asked if jobs[place].state is State.FAILED},
+        sum(jobs[place].made for place in asked),
+    )
 
 
-def describe(config: RunConfig) -> str:
-    """Name a run for people."""
-    return f"{config.dataset} {config.method} seed {config.seed}"
+def make(read: Recipe, runs: Path | str, **how: Any) -> tuple[Recipe, Outcome]:
+    """Make all runs of a recipe; of a search that looks at the scores so far, one draw after the other.
 
+    Args:
+        read: the recipe.
+        runs: folder for the runs' folders, or the address of a store.
+        **how: as `sweep` takes it.
 
-@dataclass
-class _Worker:
-    process: Any
-    connection: Connection
-    number: int = -1
+    Returns:
+        The recipe with all draws of its searches, and what became of the runs.
 
-
-def _start_worker(runs: Path, threads: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, str(runs), threads), daemon=True)
-    with deaf_to_ctrl_c():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-def _run_all(
-    todo: list[tuple[int, RunConfig]], runs: Path, jobs: int, outcome: Outcome, listen: Callable[[Event], None]
-) -> None:
-    waiting, configs = deque(todo), dict(todo)
-    threads = max(1, cores() // jobs)
-    workers = [_start_worker(runs, threads) for _ in range(jobs)]
-
-    def hand_out(worker: _Worker) -> None:
-        worker.number = -1
-        if waiting:
-            worker.number, config = waiting.popleft()
-            with suppress(OSError):  # it died at once: that is noticed where its answer is awaited
-                worker.connection.send(config.model_dump(mode="json"))
-            listen(Event("started", worker.number, config))
-
-    try:
-        for worker in workers:
-            hand_out(worker)
-        while busy := [worker for worker in workers if worker.number >= 0]:
-            for connection in wait([worker.connection for worker in busy]):
-                worker = next(worker for worker in busy if worker.connection is connection)
-                number, config = worker.number, configs[worker.number]
-                try:
-                    kind, done, total, message = worker.connection.recv()
-                except (EOFError, OSError):  # the latter where it died before it read what it was handed
-                    worker.process.join()
-                    kind, done, total = "failed", 0, 0
-                    message = (
-                        f"its process ended with code {worker.process.exitcode}; a new sweep goes on where it was."
-                    )
-                    workers.remove(worker)
-                    worker = _start_worker(runs, threads)
-                    workers.append(worker)
-                listen(Event(kind, number, config, done, total, message))
-                if kind == "done":
-                    outcome.made += 1
-                elif kind == "failed":
-                    outcome.failed[f"{describe(config)} ({config.identity()})"] = message
-                if kind in ("done", "failed"):
-                    hand_out(worker)
-    finally:
-        for worker in workers:
-            if worker.number >= 0:
-                worker.process.terminate()
-            else:
-                with suppress(OSError):
-                    worker.connection.send(None)  # there is nothing more to do
-            worker.connection.close()
-            worker.process.join()
-
-
-def _work(connection: Connection, runs: str, threads: int) -> None:
-    """Make one run after another in this process, and tell of them."""
-    from evenlens import engine, run
-
-    engine.start(threads)
-    told = 0.0
-
-    def watch(what: str, done: int, total: int) -> None:
-        nonlocal told
-        if what == "steps" and (done == total or time.monotonic() - told > 0.2):
-            told = time.monotonic()
-            connection.send(("steps", done, total, ""))
-
+    Raises:
+        UserError: as `sweep` does.
+    """
+    made = 0
     while True:
+        outcome = sweep(read.configs, runs, **how)
+        made += outcome.made
+        further = recipes.go_on(read, [Run.open(folder) for folder in outcome.folders])
+        if further is None:
+            outcome.made = made
+            return read, outcome
+        read = further
+
+
+def default_jobs() -> int:
+    """Give how many runs go side by side here where nothing else is asked: the cores, or the GPUs if there are any."""
+    from evenlens.workers.local import fitting
+
+    return fitting(Engine())
+
+
+def complete(configs: Iterable[RunConfig], known: dict[str, RunConfig] | None = None) -> list[RunConfig]:
+    """Check and complete configurations, once for those that differ in the seed alone. Reads no data.
+
+    Args:
+        configs: what to complete.
+        known: keeps what was completed, for the next call.
+
+    Raises:
+        UserError: an unknown name, or a value that is not allowed.
+    """
+    known, found = {} if known is None else known, []
+    for config in configs:
+        key = config.model_copy(update={"seed": 0}).model_dump_json()
+        if key not in known:
+            known[key] = plan.complete(config)
+        found.append(known[key].model_copy(update={"seed": config.seed}))
+    return found
+
+
+def required_configs(config: RunConfig) -> list[RunConfig]:
+    """Say which runs one starts from that are not made already, as `run.required_runs` finds them.
+
+    Args:
+        config: complete.
+    """
+    found = []
+    for name, needs in methods.get(config.method).requires.items():
+        if name in config.options:
+            continue
+        targets: list[str | None] = [None if needs.target == "label" else needs.target]
+        if needs.target == "each":
+            sensitive = config.data.sensitive or ()
+            targets = [f"group.{column}" for column in sensitive] if len(sensitive) > 1 else ["group"]
+        found += [plan.required_config(config, name, target) for target in targets]
+    return found
+
+
+class _Plan:
+    """The jobs of a sweep: each run once, with those that it starts from, as far as they are not there."""
+
+    def __init__(self, there: set[str], watch: run.Watch) -> None:
+        self.there, self.watch = there, watch
+        self.jobs: dict[str, Job] = {}
+        self.fingerprints: dict[str, str | None] = {}
+        self.known: dict[str, RunConfig] = {}
+
+    def all_of(self, configs: Sequence[RunConfig]) -> list[str]:
+        """Add jobs for complete configurations, and give their places, each once."""
+        return list(dict.fromkeys(self._place(self._pinned(config)) for config in configs))
+
+    def _pinned(self, config: RunConfig) -> RunConfig:
+        """Write the data's fingerprint into a configuration; each data set is read once."""
+        key = _data_of(config)
+        if key not in self.fingerprints:
+            pinned = run.pin(config, run.load_data(config, self.watch).splits)
+            self.fingerprints |= dict.fromkeys((key, _data_of(pinned)), pinned.data.fingerprint)
+        data = config.data.model_copy(update={"fingerprint": self.fingerprints[key]})
+        return config.model_copy(update={"data": data})
+
+    def _place(self, config: RunConfig) -> str:
+        place = f"{config.dataset}/{config.method}/{config.identity()}"
+        if place not in self.jobs:
+            job = Job(place, config, state=State.DONE if place in self.there else State.WAITING)
+            if job.state is State.WAITING:
+                job.requires = tuple(dict.fromkeys(self.all_of(complete(required_configs(config), self.known))))
+            self.jobs[place] = job
+        return place
+
+
+def _data_of(config: RunConfig) -> str:
+    return f"{config.dataset} {config.data.model_dump_json()}"
+
+
+def _work(schedule: Schedule, store: Store, engine: Engine, recipe: Path | None) -> None:
+    """Make what is to be made, and keep a record of it beside the runs."""
+    state, why = "cancelled", ""
+    with closing(engine.start(store)) as workers:  # which refuses what cannot be, before anything is written
+        store.prepare()
+        record = Record(store, recipe)
         try:
-            content = connection.recv()
-        except EOFError:  # whoever hands out work was killed
-            return
-        if content is None:
-            return
-        config = read_config(content)
-        try:
-            run.train(config, Path(runs), watch)
-        except UserError as error:
-            connection.send(("failed", 0, 0, str(error)))
-        except Exception as error:  # anything: the other runs go on
-            connection.send(("failed", 0, 0, f"{type(error).__name__}: {error}"))
-        else:
-            connection.send(("done", 0, 0, ""))
+            schedule.work(workers, lambda: record.look(schedule))
+            ends = {job.state for job in schedule.jobs.values()}
+            state = "cancelled" if State.CANCELLED in ends else "ended"
+        except (Halted, Unreachable, OSError) as error:
+            state, why = "halted", str(error)
+        finally:
+            record.close(schedule, state, why)
+    there = sum(job.state is State.DONE for job in schedule.jobs.values())
+    so_far = f"{there} of {len(schedule.jobs)} runs are complete and stay; the same command makes the rest."
+    if state == "halted":
+        raise UserError(f"The sweep was stopped: {why.rstrip('.')}. {so_far}")
+    if state == "cancelled":
+        raise UserError(f"The sweep was cancelled. {so_far}")
+
+
+def _named(job: Job) -> str:
+    return f"{job.name} ({job.config.identity()})"

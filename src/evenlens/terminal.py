@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from evenlens.leakage import Leakage
     from evenlens.report.summary import Row
     from evenlens.run import Run
-    from evenlens.sweeps import Event
+    from evenlens.scheduling import Event
+    from evenlens.sweep_records import Status
 
 out = Console()
 err = Console(stderr=True)
@@ -50,16 +51,21 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def sweep_display(num_runs: int) -> Iterator[tuple[Callable[[Event], None], Callable[[str, int, int], None]]]:
-    """Show one bar for the sweep and one for each run under way."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def sweep_display() -> Iterator[tuple[Callable[[Event], None], Callable[[str, int, int], None]]]:
+    """Show one bar for the sweep, with the time that it will still take, and one for each run under way."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
 
-    from evenlens.sweeps import describe
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            left = task.fields.get("left", task.time_remaining)
+            return Text("" if left is None else f"{duration(left)} left")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
     with Progress(*columns, console=err, transient=True) as progress:
-        whole = progress.add_task("runs", total=num_runs)
-        bars: dict[Any, Any] = {}
+        whole = progress.add_task("runs", total=None, left=None)
+        bars: dict[str, Any] = {}
+        total = 0
 
         def watch(what: str, done: int, total: int) -> None:
             if what not in bars:
@@ -67,16 +73,50 @@ def sweep_display(num_runs: int) -> Iterator[tuple[Callable[[Event], None], Call
             progress.update(bars[what], completed=done, total=total, visible=done < total)
 
         def listen(event: Event) -> None:
-            if event.kind == "started":
-                bars[event.number] = progress.add_task(f"  {escape(describe(event.config))}", total=None)
-            elif event.kind == "steps":
-                progress.update(bars[event.number], completed=event.done, total=event.total)
-            elif event.kind in ("done", "failed"):
-                progress.remove_task(bars.pop(event.number))
-            if event.kind in ("done", "failed", "skipped"):
-                progress.advance(whole)
+            nonlocal total
+            job = event.job
+            if event.kind in ("waiting", "skipped"):
+                total += 1
+                progress.update(whole, total=total)
+            elif event.kind == "started":
+                bars[job.place] = progress.add_task(f"  {escape(job.name)}", total=None)
+            elif event.kind == "steps" and job.place in bars:
+                progress.update(bars[job.place], completed=job.done, total=job.total)
+            elif event.kind != "steps" and job.place in bars:
+                progress.remove_task(bars.pop(job.place))
+            progress.update(whole, advance=event.kind in ("done", "failed", "skipped"), left=event.left)
 
         yield listen, watch
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_status(status: Status) -> None:
+    """Print how far the runs of a recipe are."""
+    out.print(f"{status.complete} of {status.total} runs are complete.", highlight=False)
+    for sweep in status.sweeps:
+        left = "" if sweep["left"] is None else f", {duration(sweep['left'])} left"
+        changed = " The recipe was changed since: it makes those of the older one." if sweep["changed"] else ""
+        who = f"{sweep['host']}, process {sweep['pid']}"
+        out.print(f"Being made by {escape(who)}, {sweep['slots']} at a time{left}.{changed}", soft_wrap=True)
+    if status.ended and status.complete < status.total:
+        said = {"ended": "ended", "cancelled": "was cancelled", "died": "was killed"}.get(status.ended, status.why)
+        out.print(f"No sweep is under way; the last one {escape(said)}. The same command goes on.", soft_wrap=True)
+    if not status.rows:
+        return
+    table = Table("run", "", "step", "what is known", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in status.rows:
+        tries = f"try {row['tries']}" if row["tries"] > 1 else ""
+        mark = "[bold red]failed[/]" if row["state"] == "failed" else escape(row["state"])
+        steps = f"{row['done']} / {row['total']}" if row["total"] else ""
+        table.add_row(escape(row["name"]), mark, steps, escape(row["message"] or tries))
+    out.print(table)
 
 
 def print_rows(rows: list[Row], title: str) -> None:

@@ -11,7 +11,7 @@ import altair as alt
 from evenlens.method import Range
 from evenlens.report.charts import INK, NONE, Figure, rounded, spec, tooltip
 from evenlens.report.figures import Mark, Shown
-from evenlens.searching import Found, Point, Trial, curve, test_score
+from evenlens.searching import RANDOM, Found, Point, Trial, curve, test_score
 
 BANDS = 4  # methods whose intervals are drawn; of more they would hide each other
 BUDGETS = (1, 2, 3, 5, 10, 20, 30, 50, 100)  # that the table of a figure shows, with the last
@@ -68,7 +68,12 @@ def sentences(found: Sequence[Found]) -> list[str]:
     rules = dict.fromkeys(each.search.rule.title for each in found)
     said = [
         f"Every method was given {_counted(first.budget, 'draw')}: its defaults"
-        + (f", and {_counted(first.budget - 1, 'draw')} from its own ranges." if first.budget > 1 else "."),
+        + (f", and {_counted(first.budget - 1, 'draw')} from its own ranges." if first.budget > 1 else ".")
+        + (
+            " Draws were made where earlier ones of the same method scored well (TPE, optuna)."
+            if first.sampler != RANDOM
+            else ""
+        ),
         f"The row of a method is the draw with the best {' or '.join(rules)} on validation images"
         + (f", mean over {most} seeds" if most > 1 else "")
         + ", the earlier one of equals. No test image was looked at to choose it.",
@@ -201,7 +206,8 @@ def _values(each: Searched, part: str, most: int) -> list[dict[str, Any]]:
     values = []
     for point in points:
         value, low, high = getattr(point, part)
-        text, interval = _number(value), NONE if still or point.budget == 1 else f"{low:.3f} to {high:.3f}"
+        alone = still or point.budget == 1 or math.isnan(low)
+        text, interval = _number(value), NONE if alone else f"{low:.3f} to {high:.3f}"
         values.append({
             "letter": each.mark.letter, "method": f"{each.mark.letter} {each.mark.title}", "budget": point.budget,
             "value": rounded(value), "low": rounded(low), "high": rounded(high), "still": still, "text": text,
@@ -222,7 +228,7 @@ def _cell(each: Searched, part: str, budget: int) -> str:
     if budget > len(each.points):
         return _at(each.points[0], part) if len(each.points) == 1 else NONE
     value, low, high = getattr(each.points[budget - 1], part)
-    return _number(value) if budget == 1 or math.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return _number(value) if budget == 1 or math.isnan(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 # ---- the same for machines
@@ -236,6 +242,7 @@ def machine_readable(searched: Sequence[Searched], found: Sequence[Found]) -> di
     return {
         "draws": found[0].search.budget,
         "seed": found[0].search.seed,
+        "sampler": found[0].search.sampler,
         "chosen_by": "the mean over seeds of the rule's score on validation images; the earlier draw of equals",
         "rows": [_machine_row(each, letters.get(id(each))) for each in found],
     }

@@ -83,6 +83,11 @@ class Row:
         return self.runs[0].config.data.view == PHOTOGRAPH
 
 
+def question(dataset: str, target: str, sensitive: str) -> str:
+    """Name what is asked of which data set; of several sensitive columns "gender and race"."""
+    return f"{dataset}, {target} by {sensitive}"
+
+
 def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Part runs into those that one table can hold, which predict the same on the same images, by what that is."""
     parted: dict[tuple[str, ...], list[Run]] = {}
@@ -90,10 +95,11 @@ def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
         task, data = run.metrics["task"], run.config.data
         posed = (run.config.dataset, task["target"], " and ".join(task["sensitive"]), str(data.fingerprint))
         parted.setdefault(posed, []).append(run)
-    names = [f"{dataset}, {target} by {sensitive}" for dataset, target, sensitive, _ in parted]
-    if len({*names}) < len(names):  # the same question of other images
-        names = [f"{name} ({posed[-1]})" for name, posed in zip(names, parted, strict=True)]
-    return dict(zip(names, parted.values(), strict=True))
+    names = [question(*posed[:3]) for posed in parted]
+    told_apart = [  # the same question of other images
+        f"{name} ({posed[-1]})" if names.count(name) > 1 else name for name, posed in zip(names, parted, strict=True)
+    ]
+    return dict(zip(told_apart, parted.values(), strict=True))
 
 
 def summarise(runs: Iterable[Run], names: Sequence[str] = SHOWN, replicates: int = 1000) -> list[Row]:
