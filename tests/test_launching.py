@@ -24,7 +24,7 @@ def known(monkeypatch):
 
 @pytest.fixture
 def two_devices(monkeypatch):
-    monkeypatch.setattr(launching, "_devices", lambda: (2, "cores"))
+    monkeypatch.setattr(launching, "_devices", lambda: (2, "cores", 1))
 
 
 def config_of(**settings):
@@ -83,7 +83,7 @@ def test_what_the_processes_refuse_is_one_sentence_here(tmp_path, two_devices):
 def test_a_process_that_is_killed_ends_the_others(tmp_path, two_devices, monkeypatch):
     monkeypatch.setattr(launching, "_member", pair.member_that_dies)
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match="ended with code -9"):
+    with pytest.raises(ChildProcessError, match="ended with code -9"):
         run.train(config_of(train__devices=2), tmp_path)
     assert time.monotonic() - began < 60
     assert not list(tmp_path.glob("tiny/*/[!.]*"))

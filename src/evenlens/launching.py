@@ -12,7 +12,7 @@ from typing import Any
 
 from evenlens.config import RunConfig, read_config
 from evenlens.errors import UserError
-from evenlens.processes import cores, deaf_to_ctrl_c
+from evenlens.processes import cores, deaf_to_ctrl_c, end_with_parent
 from evenlens.run import Busy, Watch
 
 
@@ -30,10 +30,11 @@ def train(config: RunConfig, runs: Path, watch: Watch, wait_for_others: bool = F
 
     Raises:
         UserError: fewer devices here, or what `run.train` refuses.
-        RuntimeError: a process failed, or was killed.
+        RuntimeError: a process failed.
+        ChildProcessError: one was killed, which may go better another time.
     """
     devices = config.train.devices
-    there, what = _devices()
+    there, what, threads = _devices()
     if devices > there:
         raise UserError(
             f"train.devices={devices} and there are {there} {what} here: ask for that many, or start the command on "
@@ -46,7 +47,17 @@ def train(config: RunConfig, runs: Path, watch: Watch, wait_for_others: bool = F
     group = []
     with deaf_to_ctrl_c():
         for place in range(devices):
-            given = place, devices, port, content, str(runs), wait_for_others, theirs if place == 0 else None
+            said = theirs if place == 0 else None
+            given = (
+                place,
+                devices,
+                port,
+                min(threads, max(1, cores() // devices)),
+                content,
+                str(runs),
+                wait_for_others,
+                said,
+            )
             group.append(context.Process(target=_member, args=given))
             group[-1].start()
     theirs.close()
@@ -66,14 +77,14 @@ def _listen(connection: Connection, group: list[Any], watch: Watch) -> Path:
             if ready is not connection:
                 process = ended[ready]
                 if process.exitcode and not connection.poll(0.5):  # what the first one has to say goes first
-                    raise RuntimeError(_ended(process, group))
+                    raise _ended(process, group)
                 del ended[process.sentinel]
                 continue
             try:
                 kind, *said = connection.recv()
             except EOFError:
                 group[0].join()
-                raise RuntimeError(_ended(group[0], group)) from None
+                raise _ended(group[0], group) from None
             if kind == "made":
                 for process in group:
                     process.join(60)
@@ -82,7 +93,7 @@ def _listen(connection: Connection, group: list[Any], watch: Watch) -> Path:
                 raise (Busy if said[1] else UserError)(said[0])
             if kind == "failed":
                 lost = [process for process in group if process.exitcode]  # which is why the first one failed
-                raise RuntimeError(_ended(lost[0], group) if lost else said[0])
+                raise _ended(lost[0], group) if lost else RuntimeError(said[0])
             watch(*said)
 
 
@@ -90,6 +101,7 @@ def _member(
     place: int,
     size: int,
     port: int,
+    threads: int,
     content: dict[str, Any],
     runs: str,
     wait_for_others: bool,
@@ -98,6 +110,7 @@ def _member(
     """Be one of the processes; the first one tells of it."""
     os.environ |= {"RANK": str(place), "LOCAL_RANK": str(place), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    end_with_parent()
     from evenlens import engine, run
 
     def tell(*message: Any) -> None:
@@ -106,7 +119,7 @@ def _member(
                 connection.send(message)
 
     try:
-        engine.start(max(1, cores() // size))
+        engine.start(threads)
         made = run.train(read_config(content), Path(runs), lambda *news: tell("watch", *news), wait=wait_for_others)
     except UserError as error:
         tell("refused", str(error), isinstance(error, Busy))
@@ -118,14 +131,16 @@ def _member(
     engine.stop()
 
 
-def _ended(process: Any, group: list[Any]) -> str:
-    return f"one of its {len(group)} processes ended with code {process.exitcode}"
+def _ended(process: Any, group: list[Any]) -> ChildProcessError:
+    return ChildProcessError(f"one of its {len(group)} processes ended with code {process.exitcode}")
 
 
-def _devices() -> tuple[int, str]:
+def _devices() -> tuple[int, str, int]:
+    """Give how many devices there are, what they are, and how many threads this process computes with."""
     import torch
 
-    return (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (cores(), "cores")
+    there = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (cores(), "cores")
+    return *there, torch.get_num_threads()
 
 
 def _free_port() -> int:

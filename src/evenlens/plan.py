@@ -13,7 +13,7 @@ from evenlens.config import SECTIONS, Net, RunConfig, changed, signature_options
 from evenlens.data import source
 from evenlens.data.dataset import Task
 from evenlens.errors import UserError, unknown
-from evenlens.method import Method
+from evenlens.method import Method, Needs
 from evenlens.run_folder import Run
 from evenlens.selecting import Rule
 
@@ -98,6 +98,23 @@ def required_config(config: RunConfig, name: str, target: str | None) -> RunConf
     if "train.epochs" in settings:  # a length of its own, so that a budget of steps is not this one's too
         changes["train"] = config.train.model_copy(update={"steps": None})
     return changed(config.model_copy(update=changes), settings) if settings else config.model_copy(update=changes)
+
+
+def required_configs(config: RunConfig) -> list[RunConfig]:
+    """Say which runs a complete configuration starts from, other than those that it names itself."""
+    found = []
+    for name, needs in methods.get(config.method).requires.items():
+        if name not in config.options:
+            found += [required_config(config, name, target) for target in targets_of(config, needs)]
+    return found
+
+
+def targets_of(config: RunConfig, needs: Needs) -> list[str | None]:
+    """Say what the networks predict that a method needs; None is the label."""
+    if needs.target != "each":
+        return [None if needs.target == "label" else needs.target]
+    sensitive = config.data.sensitive or ()
+    return [f"group.{column}" for column in sensitive] if len(sensitive) > 1 else ["group"]
 
 
 def named_runs(value: Any) -> list[str]:

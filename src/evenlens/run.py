@@ -31,7 +31,7 @@ from evenlens.data.source import Loaded
 from evenlens.errors import UserError
 from evenlens.files import replacing
 from evenlens.method import Diverged, Log, Method, Middle
-from evenlens.plan import complete, located, named_runs, required_config, started_from
+from evenlens.plan import complete, located, named_runs, required_config, started_from, targets_of
 from evenlens.run_folder import FORMAT, Run, measure, refuse_seen, write_images, write_predictions
 from evenlens.selecting import LAST, Rule
 
@@ -157,11 +157,7 @@ def required_runs(config: RunConfig, runs: Path, loaded: Loaded, watch: Watch) -
         if name in config.options:
             made = [Run.open(folder) for folder in named_runs(config.options[name])]
         else:
-            targets: list[str | None] = [None if needs.target == "label" else needs.target]
-            if needs.target == "each":
-                sensitive = config.data.sensitive or ()
-                targets = [f"group.{column}" for column in sensitive] if len(sensitive) > 1 else ["group"]
-            configs = [required_config(config, name, target) for target in targets]
+            configs = [required_config(config, name, target) for target in targets_of(config, needs)]
             same = loaded if needs.target == "label" else None
             made = [train(each, runs, watch, same, wait=True) for each in configs]
         if len(made) != 1 and needs.target != "each":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenlens import methods, plan, recipes, run
+from evenlens import plan, recipes, run
 from evenlens.config import RunConfig
 from evenlens.errors import UserError
 from evenlens.recipes import Recipe
@@ -114,13 +114,6 @@ def make(read: Recipe, runs: Path | str, **how: Any) -> tuple[Recipe, Outcome]:
         read = further
 
 
-def default_jobs() -> int:
-    """Give how many runs go side by side here where nothing else is asked: the cores, or the GPUs if there are any."""
-    from evenlens.workers.local import fitting
-
-    return fitting(Engine())
-
-
 def complete(configs: Iterable[RunConfig], known: dict[str, RunConfig] | None = None) -> list[RunConfig]:
     """Check and complete configurations, once for those that differ in the seed alone. Reads no data.
 
@@ -137,24 +130,6 @@ def complete(configs: Iterable[RunConfig], known: dict[str, RunConfig] | None = 
         if key not in known:
             known[key] = plan.complete(config)
         found.append(known[key].model_copy(update={"seed": config.seed}))
-    return found
-
-
-def required_configs(config: RunConfig) -> list[RunConfig]:
-    """Say which runs one starts from that are not made already, as `run.required_runs` finds them.
-
-    Args:
-        config: complete.
-    """
-    found = []
-    for name, needs in methods.get(config.method).requires.items():
-        if name in config.options:
-            continue
-        targets: list[str | None] = [None if needs.target == "label" else needs.target]
-        if needs.target == "each":
-            sensitive = config.data.sensitive or ()
-            targets = [f"group.{column}" for column in sensitive] if len(sensitive) > 1 else ["group"]
-        found += [plan.required_config(config, name, target) for target in targets]
     return found
 
 
@@ -185,7 +160,7 @@ class _Plan:
         if place not in self.jobs:
             job = Job(place, config, state=State.DONE if place in self.there else State.WAITING)
             if job.state is State.WAITING:
-                job.requires = tuple(dict.fromkeys(self.all_of(complete(required_configs(config), self.known))))
+                job.requires = tuple(dict.fromkeys(self.all_of(complete(plan.required_configs(config), self.known))))
             self.jobs[place] = job
         return place
 
