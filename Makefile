@@ -18,7 +18,7 @@ lint: .venv/ready  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: .venv/ready  ## what the speed claims of README and results are measured with; an hour on two cores
+benchmark: .venv/ready  ## what the speed claims of README and results are measured with; two hours on two cores
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/audit.py
@@ -26,6 +26,7 @@ benchmark: .venv/ready  ## what the speed claims of README and results are measu
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/verification.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv evenlens-demo
