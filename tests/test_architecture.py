@@ -33,7 +33,7 @@ FLOORS = [
     ["plan"],
     ["run", "launching"],
     ["stores", "workers", "scheduling", "sweep_records"],
-    ["leakage", "predict", "sketching", "searching", "recipes", "sweeps", "export"],
+    ["leakage", "predict", "sketching", "searching", "search_curve", "recipes", "sweeps", "export"],
     ["candidates", "compressing", "generation", "shipping"],
     ["report"],
     ["api", "cards", "expected", "generation_study", "reproducing"],

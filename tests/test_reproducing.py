@@ -209,8 +209,8 @@ def test_configurations_are_bound_to_the_data_of_the_record():
     tasks.append({"dataset": "tiny", "data": {"sensitive": "half"}})
     recipe = recipes.expand({"method": ["erm", "mmd"], "tasks": tasks})
     prints = {TASK: ["a" * 16, "b" * 16], "tiny, place by half": ["c" * 16]}
-    configs = reproducing.complete(recipe, wanted({}, fingerprints=prints))
-    assert [config.data.fingerprint[0] for config in configs] == [*"aaaabbbbcc"]
+    bound = reproducing.complete(recipe, wanted({}, fingerprints=prints))
+    assert [config.data.fingerprint[0] for config in bound.configs] == [*"aaaabbbbcc"]
     del prints["tiny, place by half"]
     with pytest.raises(UserError, match=r"asks tiny, place by half, and its \[expected\] does not say of which data"):
         reproducing.complete(recipe, wanted({}, fingerprints=prints))
@@ -227,13 +227,13 @@ def test_all_data_that_are_missing_are_named_at_once():
 def test_the_cost_is_that_of_the_runs_that_are_not_there_at_the_pace_of_this_machine(tmp_path, monkeypatch):
     recipe = recipes.expand({"method": "erm", "dataset": "tiny", "seed": [1, 2, 3, 4]})
     expected = wanted({})
-    configs = reproducing.complete(recipe, expected)
-    run.folder_of(configs[0], tmp_path).mkdir(parents=True)
+    recipe = reproducing.complete(recipe, expected)
+    run.folder_of(recipe.configs[0], tmp_path).mkdir(parents=True)
     monkeypatch.setattr(reproducing, "step_seconds", lambda config, jobs: 1.0)
-    assert reproducing.cost(configs, expected, tmp_path, 2) == (4, 1, 2, ("Tiny",), 2.0, 75.0, 6.0)
-    for config in configs[1:]:
+    assert reproducing.cost(recipe, expected, tmp_path, 2) == (4, 0, 1, 2, ("Tiny",), 2.0, 75.0, 6.0)
+    for config in recipe.configs[1:]:
         run.folder_of(config, tmp_path).mkdir()
-    assert reproducing.cost(configs, expected, tmp_path, 2)[5:] == (0, 0)
+    assert reproducing.cost(recipe, expected, tmp_path, 2)[6:] == (0, 0)
 
 
 def test_a_step_is_timed_with_the_threads_of_a_worker(monkeypatch):
@@ -299,6 +299,21 @@ def test_what_was_recorded_comes_out_again_and_what_did_not_is_said(command, tmp
     assert "they are not the images, labels or split" in other.err
     assert not in_process
     assert not (tmp_path / "other.json").exists()
+
+
+def test_of_a_search_that_draws_by_scores_all_draws_are_made_again(command, tmp_path, in_process):
+    path = tmp_path / "small.toml"
+    searched = 'method = "mfd"\nsearch = 3\nsearch_sampler = "tpe"'
+    path.write_text(RECIPE.replace('method = ["erm", "oversampling"]', searched))
+    assert command("reproduce", path, "--record").code == 0
+    assert len({*in_process}) == 6
+    assert len(reproducing.read(path)[1].values[TASK]) == 1
+    in_process.clear()
+    again = command("reproduce", path, "--runs", "again")
+    assert again.code == 0, again.err
+    assert len({*in_process}) == 6
+    assert "0 of the 2 are there. Its search draws up to 4 more" in " ".join(again.out.split())
+    assert "all 5 values are within" in again.out
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evenlens import config, methods, plan, recipes, run, searching, sweeps
+from evenlens import config, methods, plan, recipes, run, search_curve, searching, sweeps
 from evenlens.config import make_config
 from evenlens.errors import UserError
 from evenlens.method import Range
@@ -290,7 +290,7 @@ def test_tpe_goes_on_after_a_draw_that_failed():
 def test_the_curve_of_draws_that_have_an_order_is_the_best_so_far(told):
     found = found_with([0.5, 0.4, 0.7, math.nan, 0.6], [0.1, 0.2, 0.3, 0.4, 0.5])
     found = replace(found, search=replace(found.search, sampler="tpe"))
-    points = searching.curve(found)
+    points = search_curve.curve(found)
     assert [point.val[0] for point in points] == [0.5, 0.5, 0.7, 0.7, 0.7]
     assert [point.test[0] for point in points] == [0.1, 0.1, 0.3, 0.3, 0.3]
     assert all(math.isnan(point.val[1]) for point in points)
@@ -307,10 +307,10 @@ def test_a_sweep_makes_the_draws_of_tpe_one_after_the_other(tmp_path, monkeypatc
     monkeypatch.setattr("evenlens.workers.local._work", worker.work)
     short = {"epochs": 1, "batch_size": 64}
     read = expand(recipe(search=4, search_sampler="tpe", seed=[1, 2], train=short, precision="fp32"))
-    whole, outcome = sweeps.make(read, tmp_path)
+    whole, outcome = sweeps.sweep_recipe(read, tmp_path)
     assert (len(read.configs), len(whole.configs)) == (2, 8)
     assert (outcome.made, len(outcome.folders)) == (8, 8)
-    again, outcome = sweeps.make(read, tmp_path)
+    again, outcome = sweeps.sweep_recipe(read, tmp_path)
     assert (again.configs, outcome.made) == (whole.configs, 0)
 
 
@@ -333,7 +333,7 @@ def found_with(val, test, rule="unbiased_accuracy"):
 
 @pytest.fixture
 def told(monkeypatch):
-    monkeypatch.setattr(searching, "test_score", lambda run: run.test)
+    monkeypatch.setattr(search_curve, "test_score", lambda run: run.test)
 
 
 def by_enumeration(val, test, budget, lower=False):
@@ -352,7 +352,9 @@ def by_enumeration(val, test, budget, lower=False):
 def test_score_against_budget_is_the_mean_over_all_sets_of_draws(told, lower):
     val = [0.5, 0.7, 0.4, 0.7, math.nan, 0.9, 0.6]
     test = [0.45, 0.71, 0.6, 0.2, math.nan, 0.8, 0.55]
-    points = searching.curve(found_with(val, test, "equalized_odds_difference" if lower else "unbiased_accuracy"), 200)
+    points = search_curve.curve(
+        found_with(val, test, "equalized_odds_difference" if lower else "unbiased_accuracy"), 200
+    )
     assert [point.budget for point in points] == list(range(1, 8))
     for point in points:
         value = by_enumeration(val, test, point.budget, lower)
@@ -366,7 +368,7 @@ def test_score_against_budget_is_the_mean_over_all_sets_of_draws(told, lower):
 @pytest.mark.parametrize("num", [1, 2, 5, 12])
 def test_the_best_of_m_draws_without_replacement_and_the_papers_formula_with_it(num):
     values = np.sort(np.random.default_rng(num).random(num))
-    ours = searching.best_of(num) @ values
+    ours = search_curve.best_of(num) @ values
     for m in range(1, num + 1):
         # without: i-th order statistic is the maximum of m of num with probability C(i-1, m-1) / C(num, m)
         sets = [max(part) for part in itertools.combinations(values, m)]
@@ -376,14 +378,14 @@ def test_the_best_of_m_draws_without_replacement_and_the_papers_formula_with_it(
         if num**m <= 4000:
             assert paper == pytest.approx(np.mean([max(part) for part in itertools.product(values, repeat=m)]))
         assert paper <= ours[m - 1] + 1e-12
-    assert searching.best_of(num).sum(axis=1) == pytest.approx(1)
+    assert search_curve.best_of(num).sum(axis=1) == pytest.approx(1)
 
 
 def test_without_replacement_is_unbiased_and_with_it_is_not():
     """The best of 3 uniform numbers is 3/4 on average; estimated from 6 of them, again and again."""
     values = np.sort(np.random.default_rng(0).random((20000, 6)), axis=1)
     m, i = 3, np.arange(1, 7)
-    without = values @ searching.best_of(6)[m - 1]
+    without = values @ search_curve.best_of(6)[m - 1]
     with_it = values @ ((i / 6) ** m - ((i - 1) / 6) ** m)
     error = 4 * without.std() / math.sqrt(len(values))
     assert without.mean() == pytest.approx(0.75, abs=error)
@@ -393,7 +395,7 @@ def test_without_replacement_is_unbiased_and_with_it_is_not():
 def test_intervals_are_those_of_drawing_the_draws_anew(told):
     random = np.random.default_rng(3)
     val, test = random.random(9), random.random(9)
-    points = searching.curve(found_with(val.tolist(), test.tolist()), 2000)
+    points = search_curve.curve(found_with(val.tolist(), test.tolist()), 2000)
     budget, plain = 4, []
     for _ in range(2000):
         again = [0, *(1 + random.integers(8, size=8))]
@@ -404,8 +406,8 @@ def test_intervals_are_those_of_drawing_the_draws_anew(told):
 
 
 def test_a_search_whose_defaults_failed_has_no_curve_and_one_draw_has_one_point(told):
-    assert searching.curve(found_with([math.nan, 0.5], [math.nan, 0.5])) == []
-    assert searching.curve(found_with([0.5], [0.4])) == [searching.Point(1, (0.5,) * 3, (0.4,) * 3)]
+    assert search_curve.curve(found_with([math.nan, 0.5], [math.nan, 0.5])) == []
+    assert search_curve.curve(found_with([0.5], [0.4])) == [search_curve.Point(1, (0.5,) * 3, (0.4,) * 3)]
 
 
 # ---- all of it
@@ -466,13 +468,13 @@ def test_the_scores_are_those_of_the_run_on_either_part(searched):
         cells = [counts[g, c, c] / counts[g, c].sum() for g, c in np.ndindex(counts.shape[:2]) if counts[g, c].sum()]
         assert searching.val_score(each) == pytest.approx(np.mean(cells))
         value = each.metrics["test"]["metrics"]["unbiased_accuracy"][0]
-        assert searching.test_score(each) == pytest.approx(value, abs=1e-6)
+        assert search_curve.test_score(each) == pytest.approx(value, abs=1e-6)
     config = made[0].config.model_copy(update={"select": "cross_entropy"})
     seen = made[0].predictions("test")
     logits = np.stack([seen["logit.0"], seen["logit.1"]], axis=1).astype(np.float64)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     wanted = -logs[np.arange(len(logs)), seen["label"]].mean()
-    assert searching.test_score(SimpleNamespace(
+    assert search_curve.test_score(SimpleNamespace(
         config=config, predictions=made[0].predictions, metrics=made[0].metrics
     )) == pytest.approx(wanted, abs=1e-5)  # fmt: skip
 
@@ -538,7 +540,7 @@ def test_the_section_says_which_draws_failed_and_which_methods_have_no_row(searc
 
 def test_the_figures_of_many_methods_have_their_intervals_in_the_table_alone(searched, told, monkeypatch):
     read, _, made = searched
-    monkeypatch.setattr(searching, "test_score", lambda run: 0.5)
+    monkeypatch.setattr(search_curve, "test_score", lambda run: 0.5)
     found = searching.choose(read.searches, made)
     rows = page.show(summary.summarise([each for f in found for each in f.chosen.runs]), None)
     two = search.find(rows, found)

@@ -230,16 +230,16 @@ def test_errors_of_a_disk_are_told_from_those_of_a_run(tmp_path, monkeypatch, he
     task = workers.Task(PLACE, configs_of(1)[0])
     for number in (errno.EDQUOT, errno.EIO, errno.ESTALE):
         monkeypatch.setattr(run, "train", failing(OSError(number, "words")))
-        assert workers.make(task, store, print).kind == "halt"
+        assert workers.make_run(task, store, print).kind == "halt"
     for error in (OSError(errno.ENOENT, "words"), RuntimeError("words"), UserError("words")):
         monkeypatch.setattr(run, "train", failing(error))
-        assert workers.make(task, store, print).kind == "refused"
+        assert workers.make_run(task, store, print).kind == "refused"
     monkeypatch.setattr(run, "train", failing(MemoryError()))
-    assert workers.make(task, store, print).kind == "died"
+    assert workers.make_run(task, store, print).kind == "died"
     monkeypatch.setattr(run, "train", failing(run.Busy("words")))
-    assert workers.make(task, store, print) == News(PLACE, "busy")
+    assert workers.make_run(task, store, print) == News(PLACE, "busy")
     (tmp_path / NOTES).rmdir()
-    assert "is gone" in workers.make(task, store, print).message
+    assert "is gone" in workers.make_run(task, store, print).message
 
 
 def failing(error):

@@ -42,7 +42,7 @@ def test_resources_that_are_none_are_refused(given, said):
 
 def test_as_many_go_side_by_side_as_fit(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 8)
-    monkeypatch.setattr(local, "_memory", lambda: 10 * 10**9)
+    monkeypatch.setattr(local, "memory", lambda: 10 * 10**9)
     monkeypatch.setattr(local, "_gpus", lambda: [])
     fitting = [local.fitting(Engine(resources=Resources(*given))) for given in [(), (3,), (1, 4 * 10**9)]]
     assert fitting == [8, 2, 2]
@@ -240,6 +240,15 @@ def test_a_sweep_that_was_killed_is_told_from_one_whose_clock_is_wrong(here, tmp
 
     configs = sweeps.complete(read_recipe(path).configs)
     assert len(sweep_records.status(configs, path, store, sleep=beat).sweeps) == 1
+
+
+def test_of_a_search_that_draws_by_scores_it_is_said_that_there_is_more_to_come(tmp_path, command):
+    path = recipe_file(tmp_path / "recipe.toml", [1, 2, 3])
+    text = path.read_text().replace('"erm"', '["erm", "mfd"]')
+    path.write_text(f'{text}\nsearch = 5\nsearch_sampler = "tpe"\n')
+    found = command("sweep", "status", path, "--json", "status.json")  # ERM has nothing to search
+    assert "0 of 6 runs are complete. The search draws up to 12 more by their scores." in " ".join(found.out.split())
+    assert json.loads((tmp_path / "status.json").read_text())["undrawn"] == 12
 
 
 def test_what_is_cancelled_stops_and_the_same_goes_on(here, tmp_path, command):

@@ -87,7 +87,7 @@ class InProcess(Workers):
         workers._data.clear()
 
     def start(self, task):
-        self.news += [News(task.place, "started"), workers.make(task, self.store, self.news.append)]
+        self.news += [News(task.place, "started"), workers.make_run(task, self.store, self.news.append)]
 
     def events(self, timeout):
         news, self.news = self.news, []

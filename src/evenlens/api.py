@@ -90,7 +90,7 @@ def sweep(
     given = Engine(engine, address, jobs, Resources(cores, memory, gpu))
     read = recipes.expand(recipe) if isinstance(recipe, dict) else recipes.read_recipe(Path(recipe))
     file = None if isinstance(recipe, dict) else Path(recipe)
-    read, outcome = sweeps.make(read, runs, engine=given, retries=retries, time_limit=time_limit, recipe=file)
+    read, outcome = sweeps.sweep_recipe(read, runs, engine=given, retries=retries, time_limit=time_limit, recipe=file)
     if outcome.failed:
         name, why = next(iter(outcome.failed.items()))
         raise UserError(f"{len(outcome.failed)} of {len(read.configs)} runs failed. {name}: {why}")

@@ -16,7 +16,6 @@ from evenlens.errors import UserError
 from evenlens.files import write_json
 
 if TYPE_CHECKING:
-    from evenlens.config import RunConfig
     from evenlens.expected import Expected
     from evenlens.recipes import Recipe
     from evenlens.reproducing import Cost, Value
@@ -95,11 +94,11 @@ def _compare(
 ) -> None:
     from evenlens import reproducing
 
-    configs = reproducing.complete(recipe, expected)
-    spent = reproducing.cost(configs, expected, runs, jobs)
+    recipe = reproducing.complete(recipe, expected)
+    spent = reproducing.cost(recipe, expected, runs, jobs)
     for line in _cost_lines(spent, expected):
         terminal.out.print(escape(line), soft_wrap=True, highlight=False)
-    made = _sweep(configs, runs, jobs)
+    recipe, made = _sweep(recipe, runs, jobs)
     values = reproducing.compare(expected, reproducing.tables(recipe, made, expected.metrics))
     _print_values(recipe.title, values)
     for line in reproducing.differences(expected, made):
@@ -116,35 +115,38 @@ def _record(path: Path, recipe: Recipe, runs: Path, jobs: int | None) -> None:
     from evenlens import expected, reproducing
     from evenlens.report.summary import COLUMNS
 
-    configs = reproducing.complete(recipe, None)
-    expected.check_seeds(configs)
-    reproducing.check_data(configs)
-    made = _sweep(configs, runs, jobs)
-    step = reproducing.step_seconds(configs[0], reproducing.side_by_side(runs, jobs))
+    recipe = reproducing.complete(recipe, None)
+    expected.check_seeds(recipe.configs)
+    reproducing.check_data(recipe.configs)
+    recipe, made = _sweep(recipe, runs, jobs)
+    step = reproducing.step_seconds(recipe.configs[0], reproducing.side_by_side(runs, jobs))
     expected.write(path, expected.record(made, reproducing.tables(recipe, made, [*COLUMNS]), step))
     terminal.out.print(f"Recorded: {escape(str(path))}", soft_wrap=True, highlight=False)
 
 
-def _sweep(configs: list[RunConfig], runs: Path, jobs: int | None) -> list[Run]:
+def _sweep(recipe: Recipe, runs: Path, jobs: int | None) -> tuple[Recipe, list[Run]]:
     """Make the runs that are missing; without all of them there is nothing to compare."""
     from evenlens.run import Run
-    from evenlens.sweeps import sweep
+    from evenlens.sweeps import sweep_recipe
     from evenlens.workers import Engine
 
     with terminal.sweep_display() as (listen, watch):
-        outcome = sweep(configs, runs, Engine(jobs=jobs), listen=listen, watch_images=watch)
+        recipe, outcome = sweep_recipe(recipe, runs, engine=Engine(jobs=jobs), listen=listen, watch_images=watch)
     for which, why in outcome.failed.items():
         terminal.err.print(f"[bold red]failed:[/] {escape(which)}: {escape(why)}", soft_wrap=True)
     if outcome.failed:
-        raise UserError(f"{len(outcome.failed)} of {len(configs)} runs failed; the same command tries them again.")
-    return [Run.open(folder) for folder in outcome.folders]
+        raise UserError(
+            f"{len(outcome.failed)} of {len(recipe.configs)} runs failed; the same command tries them again."
+        )
+    return recipe, [Run.open(folder) for folder in outcome.folders]
 
 
 def _cost_lines(spent: Cost, expected: Expected) -> Iterator[str]:
     """Say what it will cost."""
-    yield f"{spent.runs} runs, and those that they start from; {spent.there} of the {spent.runs} are there."
+    more = f" Its search draws up to {spent.undrawn} more by their scores." if spent.undrawn else ""
+    yield f"{spent.runs} runs, and those that they start from; {spent.there} of the {spent.runs} are there.{more}"
     yield f"Data: {', '.join(spent.data)}."
-    if spent.there < spent.runs:
+    if spent.seconds:
         here, there = terminal.duration(spent.seconds), terminal.duration(expected.seconds)
         yield (
             f"About {here} on this machine, {spent.jobs} side by side, and {max(1, round(spent.megabytes))} MB. That "

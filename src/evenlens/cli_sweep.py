@@ -150,7 +150,8 @@ def status(
     """
     from evenlens import recipes, stores, sweep_records, sweeps
 
-    found = sweep_records.status(sweeps.complete(recipes.read_recipe(recipe).configs), recipe, stores.open_store(runs))
+    read = recipes.read_recipe(recipe)
+    found = sweep_records.status(sweeps.complete(read.configs), recipe, stores.open_store(runs), read.undrawn)
     terminal.print_status(found)
     if json_out:
         write_json(json_out, found.as_dict())
@@ -203,14 +204,14 @@ def sweep_and_show(
     from evenlens.run import Run
 
     with terminal.sweep_display() as (listen, watch):
-        read, outcome = sweeps.make(read, runs, listen=listen, watch_images=watch, **how)
+        read, outcome = sweeps.sweep_recipe(read, runs, listen=listen, watch_images=watch, **how)
     for name, why in outcome.failed.items():
         terminal.err.print(f"[bold red]failed:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
     if not outcome.folders:
         return outcome.failed
     every = [Run.open(folder) for folder in outcome.folders]
     searched = searching.choose(read.searches, every)
-    chosen = [run for each in searched if each.chosen for run in each.chosen.runs] if searched else every
+    chosen = searching.chosen_runs(searched) if searched else every
     tasks = summary.by_task(chosen)
     shown = {}
     for number, (name, made) in enumerate(tasks.items(), start=1):

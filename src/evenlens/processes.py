@@ -1,4 +1,4 @@
-"""Processes: how many go side by side, and that they leave it to whoever started them when to stop."""
+"""Processes: how many go side by side, what memory they have, and who says when they stop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,36 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from pathlib import Path
 
 
 def cores() -> int:
     """Give how many cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(root: Path = Path("/")) -> int:
+    """Give how many bytes of memory processes may use: what the machine has free, or what their containers allow.
+
+    Where the system does not say what is free, it is what the machine has.
+
+    Args:
+        root: the folder that has `proc/` and `sys/`, on Linux.
+    """
+    free, groups = root / "proc/meminfo", root / "proc/self/cgroup"
+    lines = free.read_text().splitlines() if free.is_file() else []
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, kinds, place = line.split(":", 2)
+        if kinds not in ("", "memory"):  # version 2 of control groups has no kinds
+            continue
+        top, name = root / "sys/fs/cgroup" / kinds, "memory.limit_in_bytes" if kinds else "memory.max"
+        group = top / place.lstrip("/")
+        for folder in (group, *group.parents):  # a container may see its own group at the top, by no name
+            limit = folder / name
+            if folder.is_relative_to(top) and limit.is_file() and (text := limit.read_text().strip()).isdigit():
+                found.append(int(text))
+    return min(found, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def end_with_parent() -> None:

@@ -56,6 +56,11 @@ class Recipe(NamedTuple):
     configs: list[RunConfig]
     searches: Sequence[Search] = ()
 
+    @property
+    def undrawn(self) -> int:
+        """How many more runs its searches draw at most, when they know the scores of these."""
+        return sum(search.undrawn for search in self.searches)
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe: a run's settings in which every value may be a list of alternatives."""

@@ -64,7 +64,8 @@ class Cost(NamedTuple):
 
     Attributes:
         runs: how many it has.
-        there: how many of them are complete.
+        undrawn: how many more, at most, a search draws by their scores.
+        there: how many of the runs are complete; of those that are not drawn yet it is not known.
         jobs: runs side by side.
         data: titles of the data sets.
         pace: how many times as long as on the machine of the record a step takes here; 1 where nothing is to be made.
@@ -73,6 +74,7 @@ class Cost(NamedTuple):
     """
 
     runs: int
+    undrawn: int
     there: int
     jobs: int
     data: tuple[str, ...]
@@ -120,8 +122,8 @@ def read(path: Path) -> tuple[Recipe, Expected | None]:
 # ---- before the runs
 
 
-def complete(recipe: Recipe, expected: Expected | None) -> list[RunConfig]:
-    """Give the complete configurations of a recipe, bound to the data of the record, so that others are refused.
+def complete(recipe: Recipe, expected: Expected | None) -> Recipe:
+    """Complete the configurations of a recipe, and bind them to the data of the record, so that others are refused.
 
     Raises:
         UserError: a configuration cannot be used, or asks what the record has not.
@@ -130,7 +132,7 @@ def complete(recipe: Recipe, expected: Expected | None) -> list[RunConfig]:
 
     configs = sweeps.complete(recipe.configs)
     if expected is None:
-        return configs
+        return recipe._replace(configs=configs)
     fingerprints: dict[tuple[str, str], str] = {}
     for question, asked in expecting.asked(configs).items():
         recorded = expected.fingerprints.get(question, [])
@@ -145,7 +147,7 @@ def complete(recipe: Recipe, expected: Expected | None) -> list[RunConfig]:
         one = fingerprints[expecting.question(config), expecting.images(config)]
         data = config.data.model_copy(update={"fingerprint": config.data.fingerprint or one})
         pinned.append(config.model_copy(update={"data": data}))
-    return pinned
+    return recipe._replace(configs=pinned)
 
 
 def check_data(configs: Iterable[RunConfig]) -> tuple[str, ...]:
@@ -177,11 +179,11 @@ def check_data(configs: Iterable[RunConfig]) -> tuple[str, ...]:
     return tuple(titles.values())
 
 
-def cost(configs: Sequence[RunConfig], expected: Expected, runs: Path, jobs: int | None = None) -> Cost:
+def cost(recipe: Recipe, expected: Expected, runs: Path, jobs: int | None = None) -> Cost:
     """Say what it takes to make the runs that are not there yet, after a look at the data and at this machine.
 
     Args:
-        configs: as `complete` gives them.
+        recipe: as `complete` gives it.
         expected: the record, whose time is scaled by how long a step takes here and there.
         runs: folder for the runs' folders.
         jobs: runs side by side; default: as a sweep has them.
@@ -191,15 +193,15 @@ def cost(configs: Sequence[RunConfig], expected: Expected, runs: Path, jobs: int
     """
     from evenlens import run
 
+    configs, undrawn = recipe.configs, recipe.undrawn
     data = check_data(configs)
     there = sum(run.folder_of(config, runs).exists() for config in configs)
-    left = len(configs) - there
+    left = len(configs) - there + undrawn
     jobs = max(1, min(side_by_side(runs, jobs), left))
     pace = step_seconds(configs[0], jobs) / expected.step_seconds if left else 1.0
-    share = left / len(configs)
-    return Cost(
-        len(configs), there, jobs, data, pace, expected.seconds * share * pace / jobs, expected.megabytes * share
-    )
+    share = left / (len(configs) + undrawn)
+    seconds, megabytes = expected.seconds * share * pace / jobs, expected.megabytes * share
+    return Cost(len(configs), undrawn, there, jobs, data, pace, seconds, megabytes)
 
 
 def side_by_side(runs: Path, jobs: int | None) -> int:
@@ -244,7 +246,7 @@ def tables(recipe: Recipe, runs: Sequence[Run], names: Sequence[str]) -> dict[st
     """Give the rows of each task's table by the task's name in reports; of a search, those of the chosen draws.
 
     Args:
-        recipe: what was run.
+        recipe: what was run, with all draws of its searches.
         runs: complete ones, of this recipe.
         names: metrics of the table; their intervals are none, as nobody looks at these here.
     """
@@ -252,8 +254,7 @@ def tables(recipe: Recipe, runs: Sequence[Run], names: Sequence[str]) -> dict[st
     from evenlens.report import summary
 
     if recipe.searches:
-        found = searching.choose(recipe.searches, runs)
-        runs = [run for each in found if each.chosen for run in each.chosen.runs]
+        runs = searching.chosen_runs(searching.choose(recipe.searches, runs))
     return {task: summary.summarise(made, names, replicates=2) for task, made in summary.by_task(runs).items()}
 
 

@@ -109,6 +109,7 @@ class Status:
     Attributes:
         total: runs that the recipe asks for as it is now.
         complete: how many of them are there.
+        undrawn: runs beside these, at most, that a search draws by the scores of earlier ones.
         sweeps: host, pid, seconds left (or None), slots, and whether the recipe has changed since; of those under way.
         rows: of the runs that are running or have failed: name, place, state, tries, steps done, of total, message.
         ended: how the last sweep came to its end, where none is under way: "ended", "cancelled", "halted", "died" or ""
@@ -118,6 +119,7 @@ class Status:
 
     total: int
     complete: int
+    undrawn: int
     sweeps: list[dict[str, Any]]
     rows: list[dict[str, Any]]
     ended: str
@@ -129,7 +131,11 @@ class Status:
 
 
 def status(
-    configs: Sequence[RunConfig], recipe: Path, store: Store, sleep: Callable[[float], None] = time.sleep
+    configs: Sequence[RunConfig],
+    recipe: Path,
+    store: Store,
+    undrawn: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Status:
     """Say how far the runs of a recipe are. Reads no data, and may be asked on any machine that sees the store.
 
@@ -137,6 +143,7 @@ def status(
         configs: of the recipe as it is now, as `sweeps.complete` gives them.
         recipe: its path.
         store: of the runs.
+        undrawn: runs that it draws later, which nobody can look for yet.
         sleep: waits, where a clock that goes wrong makes a sweep look dead that is not.
 
     Raises:
@@ -158,7 +165,8 @@ def status(
     ]
     last = others[-1] if others and not under_way else {}
     ended = "died" if last.get("state") == "running" else last.get("state", "")
-    return Status(len(complete), sum(complete.values()), sweeps, [*rows.values()], ended, last.get("why", ""))
+    there, why = sum(complete.values()), last.get("why", "")
+    return Status(len(complete), there, undrawn, sweeps, [*rows.values()], ended, why)
 
 
 def cancel(recipe: Path, store: Store, sleep: Callable[[float], None] = time.sleep) -> list[str]:

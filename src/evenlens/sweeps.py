@@ -89,7 +89,7 @@ def sweep(
     )
 
 
-def make(read: Recipe, runs: Path | str, **how: Any) -> tuple[Recipe, Outcome]:
+def sweep_recipe(read: Recipe, runs: Path | str, **how: Any) -> tuple[Recipe, Outcome]:
     """Make all runs of a recipe; of a search that looks at the scores so far, one draw after the other.
 
     Args:

@@ -99,7 +99,8 @@ def duration(seconds: float) -> str:
 
 def print_status(status: Status) -> None:
     """Print how far the runs of a recipe are."""
-    out.print(f"{status.complete} of {status.total} runs are complete.", highlight=False)
+    more = f" The search draws up to {status.undrawn} more by their scores." if status.undrawn else ""
+    out.print(f"{status.complete} of {status.total} runs are complete.{more}", highlight=False)
     for sweep in status.sweeps:
         left = "" if sweep["left"] is None else f", {duration(sweep['left'])} left"
         changed = " The recipe was changed since: it makes those of the older one." if sweep["changed"] else ""

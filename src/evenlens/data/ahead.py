@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from evenlens.processes import memory
 
 WINDOW = 32 << 20  # bytes of rows that the disk is asked for together, sorted by their place in the file
 PIECE = 128 << 10  # bytes of one request: of a longer one Linux may fetch no more than the beginning
@@ -51,17 +52,12 @@ class ReadAhead:
         """
         num = max(1, WINDOW // (self.row_bytes * max(1, len(batches[0])))) if batches else 1
         windows = [batches[start : start + num] for start in range(0, len(batches), num)]
-        asking = self._start(windows[0] if windows else [])
-        for window, following in zip(windows, [*windows[1:], []], strict=False):
-            asking.join()
-            asking = self._start(following)
-            yield from map(self._rows, window)
-
-    def _start(self, window: Sequence[Tensor]) -> threading.Thread:
-        """Ask in a thread: a request waits while the disk has as many as it takes."""
-        thread = threading.Thread(target=self._ask, args=(window,))
-        thread.start()
-        return thread
+        with ThreadPoolExecutor(1) as aside:  # a request waits while the disk has as many as it takes
+            asking = aside.submit(self._ask, windows[0] if windows else [])
+            for window, following in zip(windows, [*windows[1:], []], strict=False):
+                asking.result()
+                asking = aside.submit(self._ask, following)
+                yield from map(self._rows, window)
 
     def _ask(self, window: Sequence[Tensor]) -> None:
         size = self.row_bytes
@@ -85,25 +81,3 @@ def where_needed(pixels: np.ndarray) -> ReadAhead | None:
     if sys.platform != "linux" or not isinstance(pixels, np.memmap) or pixels.nbytes <= memory() / 2:
         return None
     return ReadAhead(pixels)
-
-
-def memory(root: Path = Path("/")) -> int:
-    """Give how many bytes of memory this process may use: what the machine has free, what its containers allow.
-
-    Args:
-        root: the folder that has `proc/` and `sys/`.
-    """
-    lines = (root / "proc/meminfo").read_text().splitlines()
-    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else []:
-        _, kinds, place = line.split(":", 2)
-        if kinds not in ("", "memory"):  # version 2 of control groups has no kinds
-            continue
-        top, name = root / "sys/fs/cgroup" / kinds, "memory.limit_in_bytes" if kinds else "memory.max"
-        group = top / place.lstrip("/")
-        for folder in (group, *group.parents):  # a container may see its own group at the top, by no name
-            limit = folder / name
-            if folder.is_relative_to(top) and limit.is_file() and (text := limit.read_text().strip()).isdigit():
-                found.append(int(text))
-    return min(found)

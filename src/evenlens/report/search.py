@@ -11,7 +11,8 @@ import altair as alt
 from evenlens.method import Range
 from evenlens.report.charts import INK, NONE, Figure, rounded, spec, tooltip
 from evenlens.report.figures import Mark, Shown
-from evenlens.searching import RANDOM, Found, Point, Trial, curve, test_score
+from evenlens.search_curve import Point, curve, test_score
+from evenlens.searching import RANDOM, Found, Trial
 
 BANDS = 4  # methods whose intervals are drawn; of more they would hide each other
 BUDGETS = (1, 2, 3, 5, 10, 20, 30, 50, 100)  # that the table of a figure shows, with the last

@@ -163,7 +163,7 @@ class Workers(ABC):
 _data: dict[str, Any] = {}  # of the last run of this process: the next one mostly has the same
 
 
-def make(task: Task, store: Store, watch: Callable[[News], None]) -> News:
+def make_run(task: Task, store: Store, watch: Callable[[News], None]) -> News:
     """Make one run in this process, whatever the engine.
 
     Args:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from evenlens.errors import UserError
-from evenlens.processes import cores, deaf_to_ctrl_c, end_with_parent
+from evenlens.processes import cores, deaf_to_ctrl_c, end_with_parent, memory
 from evenlens.stores import Store, open_store
-from evenlens.workers import Engine, News, Task, Workers, make
+from evenlens.workers import Engine, News, Task, Workers, make_run
 
 UNDER_WAY = ("started", "steps")  # news after which there are more
 LETTING_GO = 5.0  # seconds that a worker without work has to end
@@ -132,8 +131,8 @@ class LocalWorkers(Workers):
 def _how(code: int | None) -> str:
     """Say how a process ended."""
     killed = code is not None and code < 0
-    memory = " (often for want of memory)" if code == -signal.SIGKILL else ""
-    return f"it was killed by signal {-code}{memory}" if killed and code else f"its process ended with code {code}"
+    why = " (often for want of memory)" if code == -signal.SIGKILL else ""
+    return f"it was killed by signal {-code}{why}" if killed and code else f"its process ended with code {code}"
 
 
 def fitting(engine: Engine) -> int:
@@ -145,8 +144,8 @@ def fitting(engine: Engine) -> int:
     wanted, there = engine.resources, cores()
     fits = {f"cores={wanted.cores}": (there // wanted.cores, f"{there} cores")}
     if wanted.memory is not None:
-        memory = _memory()
-        fits[f"memory={wanted.memory / 1e9:g}GB"] = memory // wanted.memory, f"{memory / 1e9:.1f} GB"
+        free = memory()
+        fits[f"memory={wanted.memory / 1e9:g}GB"] = free // wanted.memory, f"{free / 1e9:.1f} GB"
     for asked, (number, what) in fits.items():
         if number < 1:
             raise UserError(f"{asked} for a run is more than this machine has ({what}): ask for less.")
@@ -156,14 +155,6 @@ def fitting(engine: Engine) -> int:
     elif wanted.gpu:
         raise UserError(f"gpu={wanted.gpu:g} asks for a share of a GPU, and none is seen here: leave it out.")
     return engine.jobs or min(number for number, _ in fits.values())
-
-
-def _memory() -> int:
-    """Give the bytes of memory of this machine, or of the container that this is."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):
-        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return found
 
 
 def _gpus() -> list[str]:
@@ -198,4 +189,4 @@ def _work(connection: Connection, address: str, threads: int, gpus: str | None) 
             return
         task = Task.unpacked(content)
         connection.send(News(task.place, "started"))
-        connection.send(make(task, store, connection.send))
+        connection.send(make_run(task, store, connection.send))

@@ -17,7 +17,7 @@ from evenlens import __version__
 from evenlens.errors import UserError
 from evenlens.processes import cores, deaf_to_ctrl_c
 from evenlens.stores import Store, open_store
-from evenlens.workers import Engine, News, Packed, Task, Workers, make
+from evenlens.workers import Engine, News, Packed, Task, Workers, make_run
 
 ANSWER = 5.0  # seconds that an address has to answer
 LOOK = 2.0  # seconds between two looks at what the cluster has
@@ -210,4 +210,4 @@ def _make(
 
     engine.start(threads)
     board.tell.remote(News(place, "started"))
-    return tuple(make(Task.unpacked(packed), open_store(address), board.tell.remote))
+    return tuple(make_run(Task.unpacked(packed), open_store(address), board.tell.remote))
