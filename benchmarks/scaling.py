@@ -3,11 +3,12 @@
     python benchmarks/scaling.py [--only overhead speed memory kills] [--engines local ray] [--rounds 3] [--runs 200]
 
 overhead: many tiny runs with two workers; wall time x workers less the seconds of the runs themselves, for each run.
-speed: the same runs with one and with two workers of one thread, in turns; the time from the first run's begin to the
-last one's end. memory: the most that a worker has of its own (Anonymous), and with what it sees of files (Pss and
-Private), by smaps_rollup, while it trains on mapped images of 0.1 to 1 GB; pages of a file that it looked at count to
-the latter two, and are taken back by the system when memory is short. kills: a worker, and then the sweep itself, are
-killed with signal 9 in the middle; the sweep is repeated, and its runs are counted and held against undisturbed ones.
+speed: 24 runs with one and with two workers of one thread, in turns; the time from the first run's begin to the last
+one's end, and all of it with the start of Ray and the workers. memory: the most that a worker has of its own
+(Anonymous), and with what it sees of files (Pss and Private), by smaps_rollup, while it trains on mapped images of 0.1
+to 1 GB; pages of a file that it looked at count to the latter two, and are taken back by the system when memory is
+short. kills: a worker, and then the sweep itself, are killed with signal 9 in the middle; the sweep is repeated, and
+its runs are counted and held against undisturbed ones.
 Needs two cores to itself.
 """
 
@@ -26,7 +27,7 @@ import time
 from pathlib import Path
 
 TINY = {"train.epochs": 1, "precision": "fp32", "data.num_train": 200, "data.num_val": 80, "data.num_test": 80}
-LARGER = {"train.epochs": 2, "precision": "fp32"}
+LARGER, NUM = {"train.epochs": 2, "precision": "fp32"}, 24
 GIGABYTES, SIZE, STEPS = (0.1, 0.5, 1.0), 64, 30
 
 
@@ -128,7 +129,7 @@ def speed(home, engines, rounds):
         for number in range(rounds):
             for jobs in (1, 2):
                 place = home / f"speed-{engine}-{jobs}-{number}"
-                took[jobs].append(in_a_process(home, "avatars", json.dumps(LARGER), 8, engine, jobs, place))
+                took[jobs].append(in_a_process(home, "avatars", json.dumps(LARGER), NUM, engine, jobs, place))
         for what in ("making", "wall"):
             ratios = [one[what] / two[what] for one, two in zip(took[1], took[2], strict=True)]
             times = ", ".join(f"{one[what]:.1f} / {two[what]:.1f}" for one, two in zip(took[1], took[2], strict=True))
