@@ -64,12 +64,16 @@ def in_process(monkeypatch):
     """Let sweeps make their runs here, where the tests' data set is known."""
     made = []
 
-    def sweep(configs, runs, engine, *, listen, watch_images):
+    def sweep(configs, runs, engine, *, listen, watch_images, further):
         outcome = sweeps.Outcome()
-        for config in configs:
-            before = run.folder_of(config, runs).exists()
-            outcome.folders.append(run.train(config, runs).folder)
-            made.extend([outcome.folders[-1]] * (not before))
+        while configs:
+            for config in configs:
+                before = {*runs.glob("*/*/*")}
+                folder = run.train(config, runs).folder
+                if folder not in outcome.folders:
+                    outcome.folders.append(folder)
+                made.extend({folder} - before)
+            configs = further(outcome.folders)
         return outcome
 
     monkeypatch.setattr(sweeps, "sweep", sweep)
@@ -306,12 +310,12 @@ def test_of_a_search_that_draws_by_scores_all_draws_are_made_again(command, tmp_
     searched = 'method = "mfd"\nsearch = 3\nsearch_sampler = "tpe"'
     path.write_text(RECIPE.replace('method = ["erm", "oversampling"]', searched))
     assert command("reproduce", path, "--record").code == 0
-    assert len({*in_process}) == 6
+    assert len(in_process) == 6
     assert len(reproducing.read(path)[1].values[TASK]) == 1
     in_process.clear()
     again = command("reproduce", path, "--runs", "again")
     assert again.code == 0, again.err
-    assert len({*in_process}) == 6
+    assert len(in_process) == 6
     assert "0 of the 2 are there. Its search draws up to 4 more" in " ".join(again.out.split())
     assert "all 5 values are within" in again.out
 

@@ -106,6 +106,18 @@ def test_a_run_on_several_devices_takes_as_many_slots_and_is_not_overtaken():
     assert workers.started == ["big", "one"]  # which is more than there is, and goes alone
 
 
+def test_further_jobs_are_told_of_and_made_and_those_that_are_known_stay_as_they_are():
+    told = []
+    workers, schedule = played(job("a"), heard=told.append)
+    assert schedule.over
+    schedule.add([job("a"), job("c", "b"), job("b")])
+    assert states(schedule) == {"a": "done", "c": "waiting", "b": "waiting"}
+    workers.script |= {"b": ["made"], "c": ["made"]}
+    schedule.work(workers)
+    assert workers.started == ["a", "b", "c"]
+    assert [place for kind, place, _ in told if kind == "waiting"] == ["a", "c", "b"]
+
+
 def test_what_is_there_is_not_made():
     there = job("a")
     there.state = State.DONE

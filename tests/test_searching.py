@@ -19,6 +19,7 @@ from evenlens.method import Range
 from evenlens.recipes import expand
 from evenlens.report import page, search, summary
 from evenlens.selecting import Rule
+from evenlens.workers import Engine
 from tests import worker
 from tests.pages import Tags, check_drawn
 
@@ -303,14 +304,22 @@ def test_an_unknown_sampler_is_refused(content):
 
 
 @pytest.mark.slow
-def test_a_sweep_makes_the_draws_of_tpe_one_after_the_other(tmp_path, monkeypatch):
+def test_a_sweep_makes_the_draws_of_tpe_one_after_the_other_with_the_same_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("evenlens.workers.local._work", worker.work)
     short = {"epochs": 1, "batch_size": 64}
     read = expand(recipe(search=4, search_sampler="tpe", seed=[1, 2], train=short, precision="fp32"))
-    whole, outcome = sweeps.sweep_recipe(read, tmp_path)
+    told = []
+    whole, outcome = sweeps.sweep_recipe(
+        read, tmp_path / "runs", engine=Engine(jobs=2), listen=lambda event: told.append((event.kind, event.job.place))
+    )
     assert (len(read.configs), len(whole.configs)) == (2, 8)
     assert (outcome.made, len(outcome.folders)) == (8, 8)
-    again, outcome = sweeps.sweep_recipe(read, tmp_path)
+    waiting = [place for kind, place in told if kind == "waiting"]
+    assert len(waiting) == len({*waiting}) == 8
+    assert told.index(("waiting", waiting[2])) > max(told.index(("done", place)) for place in waiting[:2])
+    workers = {line.split()[1] for line in (tmp_path / "made.txt").read_text().splitlines()}
+    assert len(workers) == 2
+    again, outcome = sweeps.sweep_recipe(read, tmp_path / "runs")
     assert (again.configs, outcome.made) == (whole.configs, 0)
 
 

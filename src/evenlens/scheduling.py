@@ -83,7 +83,7 @@ class Event(NamedTuple):
     """News of one job, for who looks on.
 
     Attributes:
-        kind: "waiting" or "skipped" of each at the start; then "started", "steps", "died", "elsewhere" as often as it
+        kind: "waiting" or "skipped" of each as it is added; then "started", "steps", "died", "elsewhere" as often as it
             happens; and "done", "failed" or "cancelled" at its end.
         job: which, as it is now.
         left: seconds until the whole sweep is made, as far as can be told.
@@ -123,13 +123,24 @@ class Schedule:
             raise UserError(f"retries={retries} is not allowed: give 0 or more.")
         if time_limit is not None and not time_limit > 0:
             raise UserError(f"time-limit={time_limit:g} is not allowed: give the seconds that one run may take.")
-        self.jobs = {job.place: job for job in jobs}
+        self.jobs: dict[str, Job] = {}
+        self.wanted: set[str] = set()
         self.there, self.retries, self.time_limit = there, retries, time_limit
         self.listen, self.clock = listen, clock
-        self.wanted = {place for job in self.jobs.values() for place in job.requires}
         self.slots = 1
-        for job in self.jobs.values():
-            listen(Event("skipped" if job.state is State.DONE else "waiting", job))
+        self.add(jobs)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Take further jobs; those that are known stay as they are."""
+        for job in [job for job in jobs if job.place not in self.jobs]:
+            self.jobs[job.place] = job
+            self.wanted |= {*job.requires}
+            self.listen(Event("skipped" if job.state is State.DONE else "waiting", job))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wanted it to stop."""
+        return any(job.state is State.CANCELLED for job in self.jobs.values())
 
     @property
     def over(self) -> bool:

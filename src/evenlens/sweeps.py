@@ -23,10 +23,16 @@ from evenlens.sweep_records import Record
 from evenlens.workers import Engine
 
 Listen = Callable[[Event], None]
+Further = Callable[[Sequence[Path]], Sequence[RunConfig]]
 
 
 def unheard(event: Event) -> None:
     """Listen to nothing."""
+
+
+def no_further(folders: Sequence[Path]) -> Sequence[RunConfig]:
+    """Ask for no more runs."""
+    return ()
 
 
 @dataclass
@@ -54,6 +60,7 @@ def sweep(
     recipe: Path | None = None,
     listen: Listen = unheard,
     watch_images: run.Watch = run.silent,
+    further: Further = no_further,
 ) -> Outcome:
     """Make all runs that are not there yet, and those that they start from, each in a process of its own.
 
@@ -68,6 +75,8 @@ def sweep(
         recipe: where the configurations stand, by which `sweep_records` finds this sweep.
         listen: told what happens to each run.
         watch_images: told of the decoding of images, which is done first.
+        further: asked for more configurations when all runs have come to an end, until it gives none; it gets the
+            folders of those that are complete.
 
     Raises:
         UserError: something given cannot be used; or the sweep was cancelled, or the disk or the store failed it: what
@@ -77,13 +86,24 @@ def sweep(
     planned = _Plan(store.complete(), watch_images)
     asked = planned.all_of(complete(configs, planned.known))
     schedule = Schedule(planned.jobs.values(), store.has, retries=retries, time_limit=time_limit, listen=listen)
-    if not schedule.over:
-        _work(schedule, store, engine, recipe)
-    for place in asked:
-        store.fetch(place)
     jobs = schedule.jobs
+
+    def there() -> list[Path]:
+        for place in asked:
+            store.fetch(place)
+        return [store.folder / place for place in asked if jobs[place].state is State.DONE]
+
+    def ask() -> None:
+        while schedule.over and not schedule.cancelled and (more := further(there())):
+            places = planned.all_of(complete(more, planned.known))
+            asked.extend(place for place in places if place not in asked)
+            schedule.add(planned.jobs.values())
+
+    ask()
+    if not schedule.over:
+        _work(schedule, store, engine, recipe, ask)
     return Outcome(
-        [store.folder / place for place in asked if jobs[place].state is State.DONE],
+        there(),
         {_named(jobs[place]): jobs[place].message for place in asked if jobs[place].state is State.FAILED},
         sum(jobs[place].made for place in asked),
     )
@@ -103,15 +123,17 @@ def sweep_recipe(read: Recipe, runs: Path | str, **how: Any) -> tuple[Recipe, Ou
     Raises:
         UserError: as `sweep` does.
     """
-    made = 0
-    while True:
-        outcome = sweep(read.configs, runs, **how)
-        made += outcome.made
-        further = recipes.go_on(read, [Run.open(folder) for folder in outcome.folders])
-        if further is None:
-            outcome.made = made
-            return read, outcome
-        read = further
+
+    def further(folders: Sequence[Path]) -> Sequence[RunConfig]:
+        nonlocal read
+        grown = recipes.go_on(read, [Run.open(folder) for folder in folders])
+        if grown is None:
+            return ()
+        read = grown
+        return grown.configs
+
+    outcome = sweep(read.configs, runs, **how, further=further)
+    return read, outcome
 
 
 def complete(configs: Iterable[RunConfig], known: dict[str, RunConfig] | None = None) -> list[RunConfig]:
@@ -169,16 +191,17 @@ def _data_of(config: RunConfig) -> str:
     return f"{config.dataset} {config.data.model_dump_json()}"
 
 
-def _work(schedule: Schedule, store: Store, engine: Engine, recipe: Path | None) -> None:
-    """Make what is to be made, and keep a record of it beside the runs."""
+def _work(schedule: Schedule, store: Store, engine: Engine, recipe: Path | None, ask: Callable[[], None]) -> None:
+    """Make what is to be made, ask for more, and keep a record of it beside the runs."""
     state, why = "cancelled", ""
     with closing(engine.start(store)) as workers:  # which refuses what cannot be, before anything is written
         store.prepare()
         record = Record(store, recipe)
         try:
-            schedule.work(workers, lambda: record.look(schedule))
-            ends = {job.state for job in schedule.jobs.values()}
-            state = "cancelled" if State.CANCELLED in ends else "ended"
+            while not schedule.over:
+                schedule.work(workers, lambda: record.look(schedule))
+                ask()
+            state = "cancelled" if schedule.cancelled else "ended"
         except (Halted, Unreachable, OSError) as error:
             state, why = "halted", str(error)
         finally:
