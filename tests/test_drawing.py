@@ -248,7 +248,8 @@ def test_a_recipe_of_several_tasks_gives_a_table_and_a_page_each(command, tmp_pa
     assert "looks-2.html" in (tmp_path / "looks.html").read_text()  # what holds over all tasks
 
 
-def test_a_sheet_shows_photographs_from_dark_to_light_over_their_drawings(tmp_path):
+def test_a_sheet_shows_photographs_from_dark_to_light_over_their_drawings(tmp_path, monkeypatch):
+    monkeypatch.setattr(view_sheet, "AT_ONCE", 7)
     part = run.load_data(config(**{"data.view": "rgb"})).splits.val
     view_sheet.write({"grey": views.build("grey", {})}, part, tmp_path / "deep" / "sheet.png")
     image = np.asarray(Image.open(tmp_path / "deep" / "sheet.png").convert("RGB")).astype(float)

@@ -17,6 +17,7 @@ from evenlens.view import LUMA, View
 MOST = 8  # images in a row
 CELL, GAP, NAMES = 128, 4, 132  # pixels: an image's edge, between images, for the names of the rows
 TITLE = "photograph"
+AT_ONCE = 1024  # photographs in memory
 
 
 def write(views: Mapping[str, View], part: FairDataset, path: Path) -> None:
@@ -53,8 +54,9 @@ def write(views: Mapping[str, View], part: FairDataset, path: Path) -> None:
 
 def by_tone(part: FairDataset) -> np.ndarray:
     """Take photographs (at most `MOST`, H, W, 3) evenly spaced in the order of their middle's luma."""
-    pixels = part.pixels[part.rows].numpy()
-    height, width = pixels.shape[1:3]
-    middle = pixels[:, height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    order = np.argsort(middle.mean((1, 2)) @ np.array(LUMA), kind="stable")
-    return pixels[order[np.linspace(0, len(order) - 1, min(MOST, len(order))).round().astype(int)]]
+    height, width = part.pixels.shape[1:3]
+    middle = part.pixels[:, height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    means = [middle[rows].numpy().mean((1, 2)) for rows in part.rows.split(AT_ONCE)]
+    order = np.argsort(np.concatenate(means) @ np.array(LUMA), kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(MOST, len(order))).round().astype(int)]
+    return part.pixels[part.rows[chosen]].numpy()
