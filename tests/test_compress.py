@@ -269,7 +269,7 @@ def refuse(task, store, watch):
 
 
 def test_a_candidate_that_cannot_be_made_is_named_and_the_others_are_judged(runs, monkeypatch, tmp_path):
-    monkeypatch.setattr(workers, "make", refuse)
+    monkeypatch.setattr(workers, "make_run", refuse)
     found = compressing.search(config_of(), 0.9, "size", (*SPARSITIES, 0.9), runs, max_drop=1.0)
     assert found.failed == {"sparsity 0.9": "it cannot be."}
     assert "Not made: sparsity 0.9: it cannot be." in Tags(frontier.render(found.as_dict())).words
@@ -281,7 +281,7 @@ def test_a_candidate_that_cannot_be_made_is_named_and_the_others_are_judged(runs
 
 
 def test_the_command_names_what_could_not_be_made(command, runs, monkeypatch):
-    monkeypatch.setattr(workers, "make", refuse)
+    monkeypatch.setattr(workers, "make_run", refuse)
     ended = command(*asked(runs, "--max-gap", "0.9", "--target", "size", sparsity="0.5,0.9"))
     assert ended.code == 0, ended
     assert "failed: sparsity 0.9: it cannot be." in ended.err

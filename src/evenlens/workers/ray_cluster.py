@@ -149,6 +149,8 @@ def _connect(ray: Any, engine: Engine) -> None:
                 raise UserError(f"The Ray cluster at {engine.address} cannot be joined: {said}") from None
             if not isinstance(error, ConnectionError):
                 raise
+        # else beside other work on this machine a run would take many times as long as with local processes
+        os.environ.setdefault("RAY_worker_niceness", "0")
         number = max(cores(), (engine.jobs or 1) * engine.resources.cores)
         ray.init(address="local", num_cpus=number, include_dashboard=False, object_store_memory=OBJECTS, **quiet)
 
