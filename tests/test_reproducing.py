@@ -316,7 +316,7 @@ def test_of_a_search_that_draws_by_scores_all_draws_are_made_again(command, tmp_
     again = command("reproduce", path, "--runs", "again")
     assert again.code == 0, again.err
     assert len(in_process) == 6
-    assert "0 of the 2 are there. Its search draws up to 4 more" in " ".join(again.out.split())
+    assert "0 of the 2 are there. Up to 4 more, which the search draws" in " ".join(again.out.split())
     assert "all 5 values are within" in again.out
 
 

@@ -247,7 +247,10 @@ def test_of_a_search_that_draws_by_scores_it_is_said_that_there_is_more_to_come(
     text = path.read_text().replace('"erm"', '["erm", "mfd"]')
     path.write_text(f'{text}\nsearch = 5\nsearch_sampler = "tpe"\n')
     found = command("sweep", "status", path, "--json", "status.json")  # ERM has nothing to search
-    assert "0 of 6 runs are complete. The search draws up to 12 more by their scores." in " ".join(found.out.split())
+    assert (
+        "0 of 6 runs are complete. Up to 12 more, which the search draws by their scores, are not counted."
+        in " ".join(found.out.split())
+    )
     assert json.loads((tmp_path / "status.json").read_text())["undrawn"] == 12
 
 

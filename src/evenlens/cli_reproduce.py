@@ -143,7 +143,8 @@ def _sweep(recipe: Recipe, runs: Path, jobs: int | None) -> tuple[Recipe, list[R
 
 def _cost_lines(spent: Cost, expected: Expected) -> Iterator[str]:
     """Say what it will cost."""
-    more = f" Its search draws up to {spent.undrawn} more by their scores." if spent.undrawn else ""
+    draws = f" Up to {spent.undrawn} more, which the search draws by their scores, may be there or not."
+    more = draws if spent.undrawn else ""
     yield f"{spent.runs} runs, and those that they start from; {spent.there} of the {spent.runs} are there.{more}"
     yield f"Data: {', '.join(spent.data)}."
     if spent.seconds:

@@ -99,7 +99,8 @@ def duration(seconds: float) -> str:
 
 def print_status(status: Status) -> None:
     """Print how far the runs of a recipe are."""
-    more = f" The search draws up to {status.undrawn} more by their scores." if status.undrawn else ""
+    draws = f" Up to {status.undrawn} more, which the search draws by their scores, are not counted."
+    more = draws if status.undrawn else ""
     out.print(f"{status.complete} of {status.total} runs are complete.{more}", highlight=False)
     for sweep in status.sweeps:
         left = "" if sweep["left"] is None else f", {duration(sweep['left'])} left"
