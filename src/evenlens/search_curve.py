@@ -69,7 +69,7 @@ def curve(found: Found, replicates: int = 1000) -> list[Point]:
     scores = np.array([val, tested]).T
     prefers, first = found.search.rule.prefers, val[0]
     if found.search.sampler != RANDOM:
-        return _best_so_far(np.array([val, tested]).T.tolist(), prefers)
+        return _best_so_far(scores.tolist(), prefers)
     better = np.array([not math.isnan(score) and prefers(score, first) for score in val[1:].tolist()], dtype=bool)
     kept = np.where(better[:, None], scores[1:], scores[0])
     sign = 1.0 if prefers(1.0, 0.0) else -1.0
