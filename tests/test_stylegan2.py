@@ -126,7 +126,8 @@ def test_images_are_those_of_the_formulas_written_out(truncation):
         wanted = plain(net.state_dict(), SMALL, latent[row].double().numpy(), truncation=truncation)
         assert np.abs(found[row].double().numpy() - wanted).max() < 1e-5
     assert found.shape == (2, 3, 16, 16)
-    assert (truncation == 0) == torch.equal(found[0], found[1])
+    alike = torch.allclose(found[0], found[1], rtol=0, atol=1e-6)  # a CPU may round the rows of a batch otherwise
+    assert alike == (truncation == 0)
 
 
 def test_a_class_enters_beside_the_latent():
