@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -61,6 +63,14 @@ def start(threads: int | None = None) -> torch.device:
             libc.mallopt(mmap_threshold, 1 << 30)
             libc.mallopt(trim_threshold, -1)
     return torch.device("cpu")
+
+
+@contextmanager
+def apart(device: torch.device) -> Iterator[None]:
+    """Put the random states of the CPU and of `device` back afterwards, as if nothing had been drawn."""
+    devices = [] if device.type == "cpu" else [device]  # unnamed, torch means all there are, and warns of it
+    with torch.random.fork_rng(devices, device_type=device.type):
+        yield
 
 
 def stop() -> None:

@@ -15,11 +15,13 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def _on(device: torch.device, *draws: Tensor) -> list[Tensor]:
+    """Bring what was made on the CPU to a device, which is not waited for."""
     return [draw.to(device, non_blocking=True) for draw in draws]
 
 
 def none(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Leave every image as it is."""
+    (rows,) = _on(pixels.device, rows)
     return pixels[rows].permute(0, 3, 1, 2)
 
 
@@ -110,7 +112,8 @@ def _jitter(image: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
 
 def _grey(image: Tensor) -> Tensor:
     """Give the luma (B, 1, H, W) of images (B, 3, H, W)."""
-    return (image * image.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    (weight,) = _on(image.device, torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1))
+    return (image * weight).sum(1, keepdim=True)
 
 
 def _resized_window(pixels: Tensor, rows: Tensor, generator: torch.Generator, smallest: float) -> Tensor:

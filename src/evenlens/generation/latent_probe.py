@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evenlens import engine
 from evenlens.errors import UserError
 from evenlens.files import replacing
 from evenlens.run import Watch, silent
@@ -240,7 +241,7 @@ def _fit(
 
 def _net(kind: str, latent: Tensor, shares: Tensor, seed: int) -> _Net:
     """Make a net that gives each latent the shares, and knows the scale of latents (N, D)."""
-    with torch.random.fork_rng(devices=[]):
+    with engine.apart(latent.device):
         torch.manual_seed(seed)
         net = _Net(kind, latent.shape[1], len(shares))
     scale, centre = torch.std_mean(latent, dim=0)
