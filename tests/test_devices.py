@@ -9,7 +9,9 @@ from evenlens import engine, methods, model_file, run
 from evenlens.config import make_config
 from evenlens.data import augment
 from evenlens.data.dataset import PARTS, Splits
-from tests import elsewhere, test_contract
+from evenlens.generation.students.settings import Settings
+from evenlens.generation.students.training import Training
+from tests import elsewhere, test_contract, test_students
 
 CPU = torch.device("cpu")
 REMOVING = ("pruning/", "methods/_pruner.py")  # weights are removed every so many steps, not in each
@@ -124,6 +126,39 @@ def augmented_on_both(name):
 def test_images_are_augmented_the_same_there_and_the_device_is_not_waited_for(name, far):
     on_cpu, on_device, waits = far(augmented_on_both, name)
     torch.testing.assert_close(on_device, on_cpu, rtol=0, atol=1e-6)
+    assert waits == []
+
+
+def distilled(device, waits=()):
+    """Train a student there; give its losses, its weights, and the waits between steps of one epoch."""
+    settings = Settings(**test_students.SMALL, features=0.4, adversarial=0.3, gradient_penalty=1.0, fresh=True)
+    training = Training(test_students.linear_lessons(64), settings, device)
+    step, between, last = training._step, [], None
+
+    def watched(*given):
+        nonlocal last
+        found = step(*given)
+        if last and last[0] == training.epoch:
+            between.extend(waits[last[1] :])
+        last = training.epoch, len(waits)
+        return found
+
+    training._step = watched
+    losses = [training.train_epoch() for _ in range(2)]
+    return losses, tensors(training.average.state_dict()), between
+
+
+def distilled_on_both():
+    on_cpu = distilled(CPU)
+    with elsewhere.present() as (device, waits):
+        return on_cpu, distilled(device, waits)
+
+
+def test_a_student_of_a_generator_learns_the_same_there_and_no_step_waits(far):
+    (losses, state, _), (losses_there, state_there, waits) = far(distilled_on_both)
+    for there, here in zip(losses_there, losses, strict=True):
+        assert there == pytest.approx(here, abs=1e-5)
+    torch.testing.assert_close(state_there, state, rtol=0, atol=1e-3)  # Adam follows rounding where nothing is learned
     assert waits == []
 
 

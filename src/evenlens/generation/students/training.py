@@ -242,8 +242,8 @@ class Training:
             parts.append(self.latents[rows])
             labels.append(label)
         if needs_fresh:
-            parts.append(torch.randn(num, self.net.latent_size, generator=random).to(self.device))
-            labels.append(self._asked(num, random).to(self.device))
+            parts.append(torch.randn(num, self.net.latent_size, generator=random).to(self.device, non_blocking=True))
+            labels.append(self._asked(num, random).to(self.device, non_blocking=True))
         whole = torch.cat([each for each in labels if each is not None]) if self.num_labels else None
         return torch.cat(parts), whole
 
