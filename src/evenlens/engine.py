@@ -66,9 +66,9 @@ def start(threads: int | None = None) -> torch.device:
 
 
 @contextmanager
-def apart(device: torch.device) -> Iterator[None]:
-    """Put the random states of the CPU and of `device` back afterwards, as if nothing had been drawn."""
-    devices = [] if device.type == "cpu" else [device]  # unnamed, torch means all there are, and warns of it
+def fork_rng(device: torch.device) -> Iterator[None]:
+    """Put the random states of the CPU and of `device` back afterwards, as torch's does with all devices there are."""
+    devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type):
         yield
 

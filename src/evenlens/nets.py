@@ -251,7 +251,7 @@ def step_seconds(
     """Measure the seconds of one training step on random images: the best of a few."""
     trial = deepcopy(net).to(device).train()
     trial.compute_in(precision)
-    with engine.apart(device):
+    with engine.fork_rng(device):
         image = torch.rand(batch_size, 3, image_size, image_size).to(device, memory_format=precision.memory_format)
         best = float("inf")
         for _ in range(4):  # the first one warms up

@@ -151,7 +151,7 @@ class _Guess:
 def _fitted(inputs: Tensor, group: Tensor, discriminator: str, num_groups: int, seed: int) -> _Guess:
     """Fit on all rows at once, each group weighing the same."""
     device, size = engine.start(), inputs.shape[1]
-    with engine.apart(device):
+    with engine.fork_rng(device):
         torch.manual_seed(seed)
         hidden = [nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, num_groups)]
         net = (nn.Linear(size, num_groups) if discriminator == "linear" else nn.Sequential(*hidden)).to(device)

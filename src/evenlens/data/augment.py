@@ -11,7 +11,7 @@ from torch.nn import functional
 from evenlens.errors import unknown
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""(pixels (N, H, W, 3) uint8, rows (B,), generator on the CPU) -> (B, 3, H, W) uint8 or float in [0, 255]."""
+"""(pixels (N, H, W, 3) uint8, rows (B,) there, generator on the CPU) -> (B, 3, H, W) uint8 or float in [0, 255]."""
 
 
 def _on(device: torch.device, *draws: Tensor) -> list[Tensor]:
@@ -21,7 +21,6 @@ def _on(device: torch.device, *draws: Tensor) -> list[Tensor]:
 
 def none(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Leave every image as it is."""
-    (rows,) = _on(pixels.device, rows)
     return pixels[rows].permute(0, 3, 1, 2)
 
 
@@ -43,7 +42,7 @@ def _window(pixels: Tensor, rows: Tensor, generator: torch.Generator, pad: int) 
     y = _reflect(torch.arange(height) + shift[0], height)
     x = _reflect(torch.arange(width) + shift[1], width)
     x = torch.where(mirrored, width - 1 - x, x)
-    rows, y, x = _on(pixels.device, rows, y, x)
+    y, x = _on(pixels.device, y, x)
     place = (rows[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]
     chosen = pixels.view(-1, 3).index_select(0, place.view(-1))
     return chosen.view(num, height, width, 3).permute(0, 3, 1, 2)
@@ -94,7 +93,7 @@ def rotate_flip_jitter(pixels: Tensor, rows: Tensor, generator: torch.Generator)
     theta = torch.zeros(num, 2, 3)
     theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * mirrored[0], -angle.sin() * mirrored[0] * height / width
     theta[:, 1, 0], theta[:, 1, 1] = angle.sin() * mirrored[1] * width / height, angle.cos() * mirrored[1]
-    rows, theta, factor, hue = _on(pixels.device, rows, theta, factor, hue)
+    theta, factor, hue = _on(pixels.device, theta, factor, hue)
     image = pixels[rows].permute(0, 3, 1, 2).float()
     grid = functional.affine_grid(theta, [num, 3, height, width], align_corners=False)
     turned = functional.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
@@ -127,7 +126,7 @@ def _resized_window(pixels: Tensor, rows: Tensor, generator: torch.Generator, sm
     theta = torch.zeros(num, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = wide * sign, offset[0] * (1 - wide)
     theta[:, 1, 1], theta[:, 1, 2] = tall, offset[1] * (1 - tall)
-    rows, theta = _on(pixels.device, rows, theta)
+    (theta,) = _on(pixels.device, theta)
     image = pixels[rows].permute(0, 3, 1, 2).float()
     grid = functional.affine_grid(theta, [num, 3, height, width], align_corners=False)
     return functional.grid_sample(image, grid, padding_mode="border", align_corners=False)

@@ -199,10 +199,10 @@ class FairDataset:
                 self.tick(len(index))
 
     def _images(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give pixels, and which of their rows they are, for each chunk of rows of this part."""
+        """Give pixels, and which of their rows they are, beside them, for each chunk of rows of this part."""
         rows = [self.rows[index] for index in chunks]
         if self.ahead is None:
-            return ((self.pixels, here) for here in rows)
+            return ((self.pixels, here.to(self.pixels.device, non_blocking=True)) for here in rows)
         return ((images, torch.arange(len(images))) for images in self.ahead.read(rows))
 
     def in_order(self) -> Iterator[Batch]:

@@ -241,7 +241,7 @@ def _fit(
 
 def _net(kind: str, latent: Tensor, shares: Tensor, seed: int) -> _Net:
     """Make a net that gives each latent the shares, and knows the scale of latents (N, D)."""
-    with engine.apart(latent.device):
+    with engine.fork_rng(latent.device):
         torch.manual_seed(seed)
         net = _Net(kind, latent.shape[1], len(shares))
     scale, centre = torch.std_mean(latent, dim=0)
